@@ -1,0 +1,35 @@
+"""specfast: fast training and practical use of hyperspectral foundation models."""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "SpectralBatch": "specfast.batch",
+    "SpectralSample": "specfast.batch",
+    "SpecAwareConfig": "specfast.models",
+    "SpecAwareMAE": "specfast.models",
+    "SpecAwareEncoder": "specfast.models",
+    "create_model": "specfast.models",
+    "list_models": "specfast.models",
+    "load_published": "specfast.models",
+}
+_SUBMODULES = ("data", "errors", "evaluate", "models", "ops", "report", "testing", "train")
+
+__all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+        globals()[name] = value
+        return value
+    if name in _SUBMODULES:
+        return importlib.import_module(f"specfast.{name}")
+    raise AttributeError(f"module 'specfast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,94 @@
+"""save_pretrained / from_pretrained: a folder with config.json and model.safetensors, as Hugging Face lays it out."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from specfast.errors import CheckpointError
+from specfast.models.config import SpecAwareConfig
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+DECODER_PREFIXES = ("mask_token", "decoder_embed.", "decoder_blocks.", "decoder_norm.", "decoder_pred.")
+
+
+class PretrainedMixin:
+    """Saving and loading for a module that is built from ``config``."""
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Write config.json and model.safetensors; each replaces an older file only when complete."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        weights = folder / (WEIGHTS_FILE + ".tmp")
+        save_file(state, weights, metadata={"format": "pt"})
+        os.replace(weights, folder / WEIGHTS_FILE)
+        config = folder / (CONFIG_FILE + ".tmp")
+        content = {"architecture": type(self).__name__, **self.config.to_dict()}
+        config.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(config, folder / CONFIG_FILE)
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, **overrides):
+        """Load a model from a folder, or from the Hugging Face hub by its name (needs huggingface_hub).
+
+        ``overrides`` replace options of the configuration that do not change shapes, such as gradient_checkpointing.
+        An encoder may be loaded from a pre-training model's folder.
+
+        Raises:
+            FileNotFoundError: no such folder, or a file of it is missing.
+            CheckpointError: the weights do not fit the configuration; every offending key is named.
+        """
+        folder = _resolve(source)
+        values = json.loads((folder / CONFIG_FILE).read_text())
+        architecture = values.pop("architecture", cls.__name__)
+        state = load_file(folder / WEIGHTS_FILE)
+        if architecture == "SpecAwareMAE" and cls.__name__ == "SpecAwareEncoder":
+            state = {name: value for name, value in state.items() if not name.startswith(DECODER_PREFIXES)}
+        elif architecture != cls.__name__:
+            raise CheckpointError(f"{folder}: holds a {architecture}, expected a {cls.__name__}")
+        model = cls(SpecAwareConfig.from_dict({**values, **overrides}))
+        load_exactly(model, state, str(folder))
+        return model
+
+
+def load_exactly(model: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load a state dict; raise one CheckpointError naming every missing, unexpected and misshapen key."""
+    own = model.state_dict()
+    problems = [f"missing {name} {list(own[name].shape)}" for name in own if name not in state]
+    problems += [f"unexpected {name} {list(state[name].shape)}" for name in state if name not in own]
+    problems += [
+        f"misshapen {name} {list(state[name].shape)}, expected {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        raise CheckpointError(f"{source}: does not fit {type(model).__name__}: " + "; ".join(problems))
+    model.load_state_dict(state)
+
+
+def _resolve(source: str | os.PathLike) -> Path:
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.exists() or not _is_hub_name(str(source)):
+            raise FileNotFoundError(f"{source}: no such model folder")
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError:
+            raise FileNotFoundError(
+                f"{source}: no such folder; to load it from the Hugging Face hub, pip install huggingface_hub"
+            ) from None
+        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder}: holds no {name}; expected a folder written by save_pretrained")
+    return folder
+
+
+def _is_hub_name(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith(("/", ".", "~"))

@@ -1,0 +1,184 @@
+"""Loading checkpoints of the published SpecAware code, and ImageNet weights of plain ViTs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import pickle
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from specfast.errors import CheckpointError
+from specfast.models.config import SpecAwareConfig
+from specfast.models.encoder import SpecAwareEncoder
+from specfast.models.mae import SpecAwareMAE
+from specfast.models.pretrained import DECODER_PREFIXES, load_exactly
+from specfast.models.registry import model_class
+
+_EMBED = "patch_embed.matrix_generator."
+_HEAD = "decoder_pred.matrix_generator."
+
+
+def load_published(
+    source: str | os.PathLike | dict[str, Tensor],
+    *,
+    task: str = "pretrain",
+    image_size: int | None = None,
+    patch_size: int | None = None,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+    **overrides,
+) -> SpecAwareMAE | SpecAwareEncoder:
+    """Build the model of a published checkpoint and load it.
+
+    Widths, depths, rank, patch size and pooling grid are read off the shapes. Head counts cannot be: they default to
+    heads 64 wide in the encoder and 32 wide in the decoder, as in the base model.
+
+    Args:
+        source: a ``.pth``/``.pt``/``.safetensors`` file (never unpickled beyond tensors), or a state dict with the
+            published names, also inside ``{"model": ...}`` or with the segmentation example's ``encoder.`` prefix.
+        task: ``"pretrain"`` or ``"encoder"``.
+        image_size: side of the crops the model will see, in pixels; by default the one it was trained with.
+        patch_size: p; if it differs from the checkpoint's, the generators' patch axes are resampled bilinearly and the
+            ground sampling distance is scaled by the ratio, as the authors do for the encoder.
+        num_heads, decoder_num_heads: attention heads.
+        overrides: other fields of :class:`SpecAwareConfig`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: keys are missing, unexpected or misshapen (all are named), or a checkpoint without a decoder is
+            asked to pre-train.
+        ValueError: an option that does not fit.
+    """
+    cls = model_class(task)
+    name = "state dict" if isinstance(source, dict) else str(source)
+    state = _state_dict(source, name)
+    has_decoder = any(key.startswith(DECODER_PREFIXES) for key in state)
+    if task == "pretrain" and not has_decoder:
+        raise CheckpointError(f"{name}: an encoder-only checkpoint cannot serve task 'pretrain'; use task='encoder'")
+    if task == "encoder":
+        state = {key: value for key, value in state.items() if not key.startswith(DECODER_PREFIXES)}
+    values = _infer(state, name)
+    trained_patch = values["patch_size"]
+    values["image_size"] = image_size or values["content_grid"] * trained_patch
+    if patch_size is not None and patch_size != trained_patch:
+        state = _resample_patches(state, values["rank"], trained_patch, patch_size)
+        values.update(patch_size=patch_size, gsd_scale=patch_size / trained_patch)
+    values["num_heads"] = num_heads or max(1, values["embed_dim"] // 64)
+    if "decoder_embed_dim" in values:
+        values["decoder_num_heads"] = decoder_num_heads or max(1, values["decoder_embed_dim"] // 32)
+    model = cls(SpecAwareConfig.from_dict({**values, **overrides}))
+    load_exactly(model, state, name)
+    return model
+
+
+def initialize_from_vit(
+    model: SpecAwareMAE | SpecAwareEncoder, source: str | os.PathLike | dict[str, Tensor]
+) -> list[str]:
+    """Load blocks, norm and cls token of a plain ViT (such as an ImageNet MAE), in timm's names, into the encoder.
+
+    Everything else of the source is ignored, and the model's generators and decoder keep their weights.
+
+    Returns:
+        The names loaded.
+
+    Raises:
+        CheckpointError: a block, the norm or the cls token is missing or of another shape; all are named.
+    """
+    name = "state dict" if isinstance(source, dict) else str(source)
+    state = _state_dict(source, name)
+    own = model.state_dict()
+    wanted = [key for key in own if key == "cls_token" or key.startswith(("blocks.", "norm."))]
+    problems = [f"missing {key}" for key in wanted if key not in state]
+    problems += [
+        f"misshapen {key} {list(state[key].shape)}, expected {list(own[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        raise CheckpointError(f"{name}: does not fit the encoder's ViT: " + "; ".join(problems))
+    model.load_state_dict({key: state[key] for key in wanted}, strict=False)
+    return wanted
+
+
+def _state_dict(source, name: str) -> dict[str, Tensor]:
+    if not isinstance(source, dict):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such checkpoint file")
+        try:
+            if path.suffix == ".safetensors":
+                source = load_file(path)
+            else:
+                # training scripts keep their parsed arguments beside the weights; a Namespace runs nothing when loaded
+                with torch.serialization.safe_globals([argparse.Namespace]):
+                    source = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{path}: cannot be read as a file of tensors alone: {reason}") from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(source, dict) and isinstance(source.get(wrapper), dict):
+            source = source[wrapper]
+    if not isinstance(source, dict) or not all(isinstance(value, Tensor) for value in source.values()) or not source:
+        raise CheckpointError(f"{name}: expected a state dict of tensors with the published names")
+    if any(key.startswith("encoder.") for key in source):  # the segmentation example
+        source = {key.removeprefix("encoder."): value for key, value in source.items() if key.startswith("encoder.")}
+    return dict(source)
+
+
+def _infer(state: dict[str, Tensor], name: str) -> dict:
+    """Read the sizes off the shapes."""
+
+    def shape(key):
+        if key not in state:
+            raise CheckpointError(f"{name}: missing {key}; expected a SpecAware checkpoint with the published names")
+        return state[key].shape
+
+    def depth(prefix):
+        numbers = [int(m.group(1)) for key in state if (m := re.match(rf"{prefix}\.(\d+)\.", key))]
+        return 1 + max(numbers, default=-1)
+
+    width = shape("cls_token")[-1]
+    rank = shape(_EMBED + "u_generator.6.weight")[0] // width
+    pixels = shape(_EMBED + "v_generator.6.weight")[0] // rank
+    windows = shape("patch_embed.content_feature_extractor.avg_feature_encoder.0.weight")[1]
+    values = {
+        "embed_dim": width,
+        "depth": depth("blocks"),
+        "mlp_ratio": shape("blocks.0.mlp.fc1.weight")[0] / width,
+        "condition_dim": 2 * shape("patch_embed.spectral_embedding.attribute_encoder.fc.weight")[0],
+        "rank": rank,
+        "patch_size": math.isqrt(pixels),
+        "content_grid": math.isqrt(windows),
+    }
+    if "mask_token" in state:
+        values.update(decoder_embed_dim=shape("mask_token")[-1], decoder_depth=depth("decoder_blocks"))
+    return values
+
+
+def _resample_patches(state: dict[str, Tensor], rank: int, old: int, new: int) -> dict[str, Tensor]:
+    """Resample the rows of the generators' last layers that stand for a patch's pixels."""
+    state = dict(state)
+
+    def resample(key, before, after):
+        for part in ("weight", "bias"):
+            if (full := f"{key}.{part}") in state:
+                rows = state[full]
+                # rows [before, p, p, after], columns last
+                image = rows.reshape(before, old, old, -1).permute(0, 3, 1, 2).float()
+                image = F.interpolate(image, size=(new, new), mode="bilinear", align_corners=False)
+                state[full] = (
+                    image.permute(0, 2, 3, 1).reshape(before * new * new * after, *rows.shape[1:]).to(rows.dtype)
+                )
+
+    resample(_EMBED + "v_generator.6", rank, 1)
+    resample(_HEAD + "u_generator.6", 1, rank)
+    resample(_HEAD + "bias_generator.3", 1, 1)
+    return state

@@ -1,0 +1,23 @@
+"""The operators, and the only door to the kernels.
+
+Each is checked, planned and differentiable; see the functions' own docstrings for shapes. Packed (ragged) layout: the
+bands of all samples lie along one axis of length S, with offsets ``cu_bands`` int32 [B + 1].
+"""
+
+from specfast.ops import backends as _backends  # noqa: F401  (registers the implementations)
+from specfast.ops.hyper_embed import hyper_embed
+from specfast.ops.hyper_linear import hyper_linear, hyper_linear_loss
+from specfast.ops.patch_pool import patch_pool
+from specfast.ops.planner import choose_form, multiply_adds, use_form
+from specfast.ops.spectral_loss import spectral_loss
+
+__all__ = [
+    "choose_form",
+    "hyper_embed",
+    "hyper_linear",
+    "hyper_linear_loss",
+    "multiply_adds",
+    "patch_pool",
+    "spectral_loss",
+    "use_form",
+]
