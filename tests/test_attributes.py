@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 import warnings
@@ -81,3 +82,13 @@ def test_text_weights_that_cannot_be_loaded_are_named(monkeypatch):
 
 def _raise_offline():
     raise OSError("no network")
+
+
+def test_the_real_text_model_gives_the_published_vectors():
+    pytest.importorskip("sentence_transformers", reason="the extra [text] is not installed")
+    if "SPECFAST_TEXT_MODEL" not in os.environ:
+        pytest.skip("set SPECFAST_TEXT_MODEL to a folder with all-MiniLM-L6-v2")
+    sentences = attributes.SENSOR_SENTENCES | attributes.LEVEL_SENTENCES
+    encoded = attributes._text_encoder().encode(list(sentences.values()))
+    for key, vector in zip(sentences, encoded, strict=True):
+        np.testing.assert_allclose(vector, attributes._published_vectors()[key], atol=1e-6)

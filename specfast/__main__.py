@@ -1,0 +1,18 @@
+"""``python -m specfast``: the environment report; with arguments, the command line."""
+
+import sys
+
+from specfast import cli, environment
+
+
+def main() -> int:
+    if len(sys.argv) > 1:
+        return cli.main()
+    print(environment.report())
+    print("\nCommands (specfast COMMAND --help)")
+    print(environment.table(cli.COMMANDS.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
