@@ -151,7 +151,7 @@ class SpectralBatch:
             valid = None
         else:
             image = torch.where(valid[:, None], image, 0.0)
-        return cls._packed(
+        return cls.from_packed(
             image.flatten(0, 1),
             per_band(wavelength, "wavelength").flatten(),
             per_band(fwhm, "fwhm").flatten(),
@@ -204,7 +204,7 @@ class SpectralBatch:
                 p.image.new_ones(1, *p.image.shape[1:], dtype=torch.bool) if p.valid is None else p.valid for p in parts
             )
             valid = torch.cat([pad(mask) for mask in masks])
-        return cls._packed(
+        return cls.from_packed(
             torch.cat([pad(part.image) for part in parts]),
             torch.cat([part.wavelength for part in parts]),
             torch.cat([part.fwhm for part in parts]),
@@ -217,7 +217,25 @@ class SpectralBatch:
         )
 
     @classmethod
-    def _packed(cls, image, wavelength, fwhm, band_counts, gsd, sensor, level, valid, extent) -> SpectralBatch:
+    def from_packed(
+        cls,
+        image: torch.Tensor,
+        wavelength: torch.Tensor,
+        fwhm: torch.Tensor,
+        band_counts: tuple[int, ...],
+        gsd: torch.Tensor,
+        sensor: Sequence[str],
+        level: Sequence[str],
+        valid: torch.Tensor | None,
+        extent: torch.Tensor | None,
+    ) -> SpectralBatch:
+        """Make a batch of what is packed already; for loaders that read straight into the packed image.
+
+        The arguments are the attributes of the class; invalid pixels of ``image`` must hold 0.
+
+        Raises:
+            ValueError: a wavelength, FWHM or GSD is out of range, or a level is unknown.
+        """
         check_bands(wavelength, fwhm)
         gsd = gsd.to(device=image.device, dtype=torch.float32)
         if not bool((torch.isfinite(gsd) & (gsd > 0)).all()):
