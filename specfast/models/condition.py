@@ -16,6 +16,7 @@ from specfast.attributes import ATTRIBUTE_DIM
 from specfast.batch import WAVELENGTH_RANGE, SpectralBatch
 
 FUSION_DROPOUT = 0.1
+GELU_MEAN_SQUARE = 0.425  # of gelu(z), z standard normal
 
 
 def over_bands(per_sample: Tensor, batch: SpectralBatch) -> Tensor:
@@ -181,9 +182,26 @@ class MatrixGenerator(nn.Module):
 
     def __init__(self, width: int, rows: int, rank: int, columns: int):
         super().__init__()
+        self.rank, self.columns = rank, columns
         self.u_generator = generator(width, rows * rank)
         self.v_generator = generator(width, rank * columns)
         self.bias_generator = bias_generator(width, rows)
+
+    def initialize_by_fan_in(self) -> None:
+        """Draw the factors' generators so that U and V start with the spread of ordinary layers' weights.
+
+        With every weight at the published 0.02 the factors start so small that the tokens of different patches differ
+        by 1e-5 beside positions of size 1, and a short run never leaves the mean spectrum. Fan-in initialization of
+        hypernetworks: Chang, Flokas and Lipson (ICLR 2020).
+        """
+        for layers, fan_in in ((self.v_generator, self.columns), (self.u_generator, self.rank)):
+            first, second, last = (layer for layer in layers if isinstance(layer, nn.Linear))
+            for layer, variance in (
+                (first, 1 / first.in_features),  # follows a LayerNorm
+                (second, 1 / (GELU_MEAN_SQUARE * second.in_features)),
+                (last, 1 / (GELU_MEAN_SQUARE * last.in_features * fan_in)),
+            ):
+                nn.init.normal_(layer.weight, std=math.sqrt(variance))
 
 
 def hidden_and_last(layers: nn.Sequential, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,8 @@ class SpecAwareConfig:
         rank: R, inner size of the generated factor pairs.
         content_grid: side g of the grid on which image content is pooled; 0 means image_size / patch_size.
         gsd_scale: factor on the ground sampling distance in the positions (patch size over the one trained with).
+        generator_init: fresh weights of the factor generators: ``"published"`` (every linear weight 0.02) or
+            ``"fan_in"`` (factors start with the spread of ordinary layers' weights: small models learn much sooner).
         gradient_checkpointing: recompute the ViT blocks' activations in backward.
     """
 
@@ -36,6 +38,7 @@ class SpecAwareConfig:
     rank: int = 64
     content_grid: int = 0
     gsd_scale: float = 1.0
+    generator_init: str = "published"
     gradient_checkpointing: bool = False
 
     def __post_init__(self):
@@ -51,6 +54,8 @@ class SpecAwareConfig:
                 raise ValueError(f"{heads}: must divide {width}={getattr(self, width)}; got {getattr(self, heads)}")
             if getattr(self, width) % 4:
                 raise ValueError(f"{width}: must be a multiple of 4 for the 2-D positions; got {getattr(self, width)}")
+        if self.generator_init not in ("published", "fan_in"):
+            raise ValueError(f"generator_init: must be 'published' or 'fan_in'; got {self.generator_init!r}")
         if self.condition_dim % 4:
             raise ValueError(
                 f"condition_dim: must be a multiple of 4 (the band transformer's heads); got {self.condition_dim}"

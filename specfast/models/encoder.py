@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from specfast.batch import SpectralBatch
+from specfast.models.condition import MatrixGenerator
 from specfast.models.config import SpecAwareConfig
 from specfast.models.embedding import HyperEmbedding
 from specfast.models.pretrained import PretrainedMixin
@@ -46,7 +47,15 @@ class SpecAwareBackbone(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=BLOCK_NORM_EPS)
 
     def initialize(self) -> None:
-        """Set every parameter as published; the band transformer's in_proj keeps torch's default."""
+        """Draw fresh weights: as published, with the generators as ``config.generator_init`` says."""
+        self._initialize_as_published()
+        if self.config.generator_init == "fan_in":
+            for module in self.modules():
+                if isinstance(module, MatrixGenerator):
+                    module.initialize_by_fan_in()
+
+    def _initialize_as_published(self) -> None:
+        """The band transformer's in_proj keeps torch's default."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

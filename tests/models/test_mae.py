@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
+import specfast
 from specfast import SpectralBatch
 from specfast.models.masking import kept_count, random_masking
 from specfast.testing import assert_close
-from tests.models.conftest import make_model, make_sample
+from tests.models.conftest import TINY, make_model, make_sample
 
 
 def noise_for(samples, patch_size=8):
@@ -113,10 +114,8 @@ def test_masking_counts(ratio):
 
 def test_fresh_weights_follow_the_published_initialization():
     torch.manual_seed(0)
-    import specfast
-
     model = specfast.create_model("specaware_tiny_patch8")
-    assert float(model.patch_embed.scaler) == pytest.approx(0.02)
+    assert float(model.patch_embed.scaler.detach()) == pytest.approx(0.02)
     assert model.patch_embed.spectral_embedding.fusion_weights.tolist() == pytest.approx([0.8, 0.2])
     for module in (model.patch_embed, model.decoder_pred):
         last = module.matrix_generator.bias_generator[-1]
@@ -127,6 +126,24 @@ def test_fresh_weights_follow_the_published_initialization():
         assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
         assert float(layer.weight.detach().abs().max()) <= 2.0
         assert not layer.bias.any()
+
+
+def test_fan_in_generators_start_with_factors_of_ordinary_spread(batch):
+    torch.manual_seed(0)
+    spread = {}
+    for init in ("published", "fan_in"):
+        model = specfast.create_model("specaware_tiny_patch8", **TINY, generator_init=init).eval()
+        condition = torch.randn(50, model.config.condition_dim)
+        for module, columns in ((model.patch_embed, 64), (model.decoder_pred, TINY["decoder_embed_dim"])):
+            generators = module.matrix_generator
+            spread[init, columns, "v"] = float(generators.v_generator(condition).detach().std()) * columns**0.5
+            spread[init, columns, "u"] = float(generators.u_generator(condition).detach().std()) * 64**0.5
+        assert torch.isfinite(model(batch).loss)
+        assert not model.patch_embed.matrix_generator.bias_generator[-1].weight.any()
+    for (init, *_), value in spread.items():
+        assert (0.7 < value < 1.4) if init == "fan_in" else value < 0.1
+    with pytest.raises(ValueError, match="generator_init: must be 'published' or 'fan_in'; got 'xavier'"):
+        specfast.create_model("specaware_tiny_patch8", generator_init="xavier")
 
 
 def test_bfloat16_autocast_stays_near_float32(batch):
