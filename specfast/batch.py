@@ -6,6 +6,7 @@ H x W pixels.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 from collections.abc import Sequence
@@ -42,8 +43,13 @@ class SpectralSample:
     valid: torch.Tensor | None = None
 
 
-def check_bands(wavelength: torch.Tensor, fwhm: torch.Tensor, *, name: str = "") -> None:
-    """Raise ValueError, naming the first offending band (counted from 0), unless both tables can be embedded."""
+def check_bands(
+    wavelength: torch.Tensor, fwhm: torch.Tensor, band_counts: Sequence[int] | None = None, *, name: str = ""
+) -> None:
+    """Raise ValueError, naming the first offending band (counted from 0), unless both tables [S] can be embedded.
+
+    With the band counts of several samples, the sample is named as well; ``name`` is put in front.
+    """
     low, high = WAVELENGTH_RANGE
     for what, values, good, expected in (
         ("wavelength", wavelength, (wavelength >= low) & (wavelength <= high), f"{low:.0f} to {high:.0f} nm"),
@@ -52,8 +58,13 @@ def check_bands(wavelength: torch.Tensor, fwhm: torch.Tensor, *, name: str = "")
         if not bool(good.all()):
             band = int((~good).flatten().nonzero()[0])
             value = float(values.flatten()[band])
+            where = f"band {band}"
+            if band_counts is not None and len(band_counts) > 1:
+                ends = list(itertools.accumulate(band_counts))
+                sample = bisect.bisect_right(ends, band)
+                where = f"sample {sample}, band {band - ends[sample] + band_counts[sample]}"
             hint = " (micrometers? multiply by 1000)" if what == "wavelength" and 0 < value < 20 else ""
-            raise ValueError(f"{name}{what}: band {band} is {value:g}; expected {expected}{hint}")
+            raise ValueError(f"{name}{what}: {where} is {value:g}; expected {expected}{hint}")
 
 
 def _as_float(value, name: str, ndim: int) -> torch.Tensor:
@@ -71,7 +82,7 @@ class SpectralBatch:
         image: [S, H, W]; invalid pixels hold 0.
         wavelength, fwhm: [S] nm, float32.
         cu_bands: int32 [B + 1]; sample b owns bands ``cu_bands[b]:cu_bands[b + 1]``.
-        band_counts: the same as host integers, one a sample.
+        band_counts: the same as host integers, one a sample; max_bands: the largest of them.
         gsd: [B] m, float32.
         attributes: [B, 2, 384] sentence vectors of sensor and level.
         sensor, level: names, one a sample.
@@ -84,6 +95,7 @@ class SpectralBatch:
     fwhm: torch.Tensor
     cu_bands: torch.Tensor
     band_counts: tuple[int, ...]
+    max_bands: int
     gsd: torch.Tensor
     attributes: torch.Tensor
     sensor: tuple[str, ...]
@@ -140,6 +152,8 @@ class SpectralBatch:
         gsd = torch.as_tensor(gsd, dtype=torch.float32).expand(samples) if not _has_dim(gsd) else torch.as_tensor(gsd)
         if gsd.shape != (samples,):
             raise ValueError(f"gsd: expected one number or [{samples}], got shape {list(gsd.shape)}")
+        if valid is not None:
+            valid = torch.as_tensor(valid)
         if valid is not None and tuple(valid.shape) != (samples, *image.shape[2:]):
             raise ValueError(
                 f"valid: expected [{samples}, {image.shape[2]}, {image.shape[3]}] to match image {list(image.shape)}; "
@@ -175,6 +189,8 @@ class SpectralBatch:
         """
         if not samples:
             raise ValueError("samples: expected at least one sample, got none")
+        if patch_size < 1:
+            raise ValueError(f"patch_size: expected a positive number of pixels, got {patch_size}")
         parts = []
         for number, s in enumerate(samples):
             try:
@@ -236,7 +252,26 @@ class SpectralBatch:
         Raises:
             ValueError: a wavelength, FWHM or GSD is out of range, or a level is unknown.
         """
-        check_bands(wavelength, fwhm)
+        band_counts = tuple(int(count) for count in band_counts)
+        samples, bands = len(band_counts), sum(band_counts)
+        if not samples or min(band_counts) < 1:
+            raise ValueError(f"band_counts: expected at least one band in each sample, got {band_counts}")
+        for name, value, shape in (
+            ("image", image, (bands, *image.shape[1:])),
+            ("wavelength", wavelength, (bands,)),
+            ("fwhm", fwhm, (bands,)),
+            ("gsd", gsd, (samples,)),
+            ("valid", valid, (samples, *image.shape[1:])),
+            ("extent", extent, (samples, 2)),
+        ):
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(
+                    f"{name}: expected shape {list(shape)} for band_counts {band_counts}; got {list(value.shape)}"
+                )
+        for name, value in (("sensor", sensor), ("level", level)):
+            if len(value) != samples:
+                raise ValueError(f"{name}: expected {samples} names, got {len(value)}")
+        check_bands(wavelength, fwhm, band_counts)
         gsd = gsd.to(device=image.device, dtype=torch.float32)
         if not bool((torch.isfinite(gsd) & (gsd > 0)).all()):
             raise ValueError(f"gsd: expected positive numbers of m, got {gsd.tolist()}")
@@ -246,6 +281,7 @@ class SpectralBatch:
             fwhm=fwhm,
             cu_bands=torch.tensor([0, *itertools.accumulate(band_counts)], dtype=torch.int32, device=image.device),
             band_counts=band_counts,
+            max_bands=max(band_counts),
             gsd=gsd,
             attributes=attribute_vectors(sensor, level).to(image.device),
             sensor=tuple(canonical_sensor(name) for name in sensor),
@@ -255,7 +291,7 @@ class SpectralBatch:
         )
 
     def __len__(self) -> int:
-        return len(self.band_counts)
+        return self.gsd.shape[0]
 
     def to(
         self, device: torch.device | str, dtype: torch.dtype | None = None, non_blocking: bool = False

@@ -80,11 +80,11 @@ def test_to_keeps_metadata_in_float32():
     [
         (
             {"wavelength": torch.tensor([0.4, 0.5, 0.6])},
-            r"wavelength: band 0 is 0\.4; expected 350 to 2550 nm \(micromet",
+            r"wavelength: sample 0, band 0 is 0\.4; expected 350 to 2550 nm \(micromet",
         ),
-        ({"wavelength": torch.tensor([400.0, 3000.0, 500.0])}, r"wavelength: band 1 is 3000"),
-        ({"fwhm": torch.tensor([9.0, 9.0, 0.0])}, r"fwhm: band 2 is 0; expected a positive number of nm"),
-        ({"fwhm": torch.tensor([9.0, float("nan"), 9.0])}, r"fwhm: band 1 is nan"),
+        ({"wavelength": torch.tensor([400.0, 3000.0, 500.0])}, r"wavelength: sample 0, band 1 is 3000"),
+        ({"fwhm": torch.tensor([9.0, 9.0, 0.0])}, r"fwhm: sample 0, band 2 is 0; expected a positive number of nm"),
+        ({"fwhm": torch.tensor([9.0, float("nan"), 9.0])}, r"fwhm: sample 0, band 1 is nan"),
         ({"wavelength": torch.linspace(400, 500, 4)}, r"wavelength: expected shape \[2, 3\] or \[3\] .*; got \[4\]"),
         ({"gsd": torch.tensor([1.0, -2.0])}, r"gsd: expected positive numbers of m, got \[1\.0, -2\.0\]"),
         ({"gsd": torch.ones(3)}, r"gsd: expected one number or \[2\], got shape \[3\]"),
@@ -99,6 +99,36 @@ def test_to_keeps_metadata_in_float32():
 def test_errors_name_the_argument(change, message):
     with pytest.raises(ValueError, match=message):
         SpectralBatch.from_arrays(**arrays() | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"band_counts": (0, 6)}, r"band_counts: expected at least one band in each sample, got \(0, 6\)"),
+        ({"band_counts": (3, 2)}, r"image: expected shape \[5, 8, 8\] for band_counts \(3, 2\); got \[6, 8, 8\]"),
+        ({"fwhm": torch.ones(5)}, r"fwhm: expected shape \[6\]"),
+        ({"gsd": torch.ones(1)}, r"gsd: expected shape \[2\]"),
+        ({"sensor": ["avc"]}, "sensor: expected 2 names, got 1"),
+        ({"valid": torch.ones(2, 8, 7, dtype=torch.bool)}, r"valid: expected shape \[2, 8, 8\]"),
+        ({"extent": torch.ones(3, 2)}, r"extent: expected shape \[2, 2\]"),
+        ({"wavelength": torch.tensor([400.0, 500, 600, 400, 9000, 600])}, r"wavelength: sample 1, band 1 is 9000"),
+    ],
+)
+def test_packed_arguments_must_fit_each_other(change, message):
+    values = {
+        "image": torch.rand(6, 8, 8),
+        "wavelength": torch.linspace(400, 900, 6),
+        "fwhm": torch.ones(6),
+        "band_counts": (3, 3),
+        "gsd": torch.ones(2),
+        "sensor": ["avc", "avc"],
+        "level": ["L1", "L1"],
+        "valid": None,
+        "extent": None,
+    }
+    assert SpectralBatch.from_packed(**values).max_bands == 3
+    with pytest.raises(ValueError, match=message):
+        SpectralBatch.from_packed(**values | change)
 
 
 def test_errors_of_samples_name_the_sample():

@@ -30,13 +30,14 @@ def patch_pool_bwd(
     height, width = image.shape[-2:]
     p = patch_size
     dimage = torch.zeros_like(image, memory_format=torch.contiguous_format)
-    for b, (start, end) in enumerate(itertools.pairwise(cu_bands.tolist())):
+    segments = list(itertools.pairwise(cu_bands.tolist()))
+    extents = [(height, width)] * len(segments) if extent is None else extent.tolist()
+    for b, ((start, end), (rows, columns)) in enumerate(zip(segments, extents, strict=True)):
         draster = image.new_zeros(end - start, (height // p) * (width // p), p * p)
         draster.index_add_(1, index[b], dpatches[start:end].to(image.dtype))
         dbands = dimage[start:end]
         dbands.copy_(draster.view(-1, height // p, width // p, p, p).permute(0, 1, 3, 2, 4).reshape(dbands.shape))
         mask = torch.ones_like(image[:1], dtype=torch.bool) if valid is None else valid[b, None]
-        rows, columns = (height, width) if extent is None else extent[b].tolist()
         measured = mask[:, :rows, :columns]
         inside = torch.where(measured, image[start:end, :rows, :columns], -torch.inf)
         share = F.adaptive_avg_pool2d(measured.to(image.dtype), grid)

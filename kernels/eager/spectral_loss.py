@@ -54,17 +54,18 @@ class PixelGradient:
     def __init__(self, sums: Tensor, valid: Tensor, bands: int, dspectral: Tensor, dcharbonnier: Tensor):
         """sums [>=3, M, P], valid [M, P], and the gradients of the sample's two sums (scalars)."""
         (norm_p, norm_t), cosine = _norms_and_cosine(sums)
-        mask = valid.to(sums.dtype)
-        self.of_target = -dspectral * mask / (norm_p * norm_t)
+        # pixels that do not count may hold anything, NaN too, so nothing of theirs is multiplied by 0 and kept
+        self.ignored = ~valid
+        self.of_target = -dspectral / (norm_p * norm_t)
         # below COSINE_EPS the norm is a constant, so its own derivative vanishes
-        self.of_prediction = torch.where(sums[0].sqrt() > COSINE_EPS, dspectral * mask * cosine / norm_p.square(), 0.0)
-        self.of_difference = dcharbonnier * mask / max(bands, 1)
+        self.of_prediction = torch.where(sums[0].sqrt() > COSINE_EPS, dspectral * cosine / norm_p.square(), 0.0)
+        self.of_difference = dcharbonnier / max(bands, 1)
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         p, t = prediction.to(self.of_target.dtype), target.to(self.of_target.dtype)
         difference = p - t
         slope = difference.div_((difference * difference).add_(1).sqrt_()).mul_(self.of_difference)
-        return slope.addcmul_(self.of_target, t).addcmul_(self.of_prediction, p)
+        return slope.addcmul_(self.of_target, t).addcmul_(self.of_prediction, p).masked_fill_(self.ignored, 0.0)
 
 
 def _norms_and_cosine(sums: Tensor):

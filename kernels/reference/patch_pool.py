@@ -31,11 +31,12 @@ def patch_pool(
     """
     height, width = image.shape[-2:]
     patches, average, maximum = [], [], []
-    for sample, (start, end) in enumerate(itertools.pairwise(cu_bands.tolist())):
+    segments = list(itertools.pairwise(cu_bands.tolist()))
+    extents = [(height, width)] * len(segments) if extent is None else extent.tolist()
+    for sample, ((start, end), (rows, columns)) in enumerate(zip(segments, extents, strict=True)):
         bands = image[start:end]
         mask = torch.ones_like(bands[:1], dtype=torch.bool) if valid is None else valid[sample, None]
         bands = torch.where(mask, bands, 0.0)
-        rows, columns = (height, width) if extent is None else extent[sample].tolist()
         inside, measured = bands[:, :rows, :columns], mask[:, :rows, :columns]
         share = F.adaptive_avg_pool2d(measured.to(_at_least_float32(image)), grid)
         mean = F.adaptive_avg_pool2d(inside.to(share.dtype), grid) / share.clamp_min(1e-12)  # keeps gradients finite

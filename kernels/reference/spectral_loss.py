@@ -20,11 +20,11 @@ def spectral_loss(prediction: Tensor, target: Tensor, valid: Tensor, cu_bands: T
     sums = []
     for sample, (start, end) in enumerate(itertools.pairwise(cu_bands.tolist())):
         p = prediction[start:end].to(dtype)
-        t = target[start:end].to(dtype)
+        mask = valid[sample]
+        t = torch.where(mask, target[start:end].to(dtype), 0.0)  # what is not counted may be NaN
         norms = p.norm(dim=0).clamp_min(COSINE_EPS) * t.norm(dim=0).clamp_min(COSINE_EPS)
         spectral = 1 - (p * t).sum(dim=0) / norms
         charbonnier = (torch.sqrt(1 + (p - t) ** 2) - 1).sum(dim=0) / max(end - start, 1)
-        mask = valid[sample]
         zero = spectral.new_zeros(())
         sums.append(
             torch.stack(

@@ -7,9 +7,9 @@ checkpoint. Source: Ji et al. 2026, section 3.2.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specfast.attributes import ATTRIBUTE_DIM
@@ -24,11 +24,38 @@ def over_bands(per_sample: Tensor, batch: SpectralBatch) -> Tensor:
     return per_sample.repeat_interleave(batch.cu_bands.diff(), dim=0, output_size=batch.wavelength.shape[0])
 
 
-def mean_over_bands(per_band: Tensor, band_counts: Sequence[int]) -> Tensor:
+def by_sample(per_band: Tensor, batch: SpectralBatch) -> tuple[Tensor, Tensor | None]:
+    """Lay [S, w] out as [B, C, w], C the most bands of a sample, with a mask bool [B, C] (None: all are bands).
+
+    Only for what mixes the bands of a sample at the condition's small width. Works from shapes and offsets alone, so
+    that nothing waits for a GPU and a compiled model serves every band layout.
+    """
+    samples, most = len(batch), batch.max_bands
+    if samples * most == per_band.shape[0]:
+        return per_band.unflatten(0, (samples, most)), None
+    slot = torch.arange(most, device=per_band.device)
+    mask = slot < batch.cu_bands.diff()[:, None]
+    place = (batch.cu_bands[:-1, None] + slot).clamp_max(per_band.shape[0] - 1)
+    return per_band[place], mask
+
+
+def by_band(per_sample: Tensor, batch: SpectralBatch) -> Tensor:
+    """Undo :func:`by_sample`: [B, C, w] -> [S, w]."""
+    bands = batch.wavelength.shape[0]
+    if per_sample.shape[0] * per_sample.shape[1] == bands:
+        return per_sample.flatten(0, 1)
+    sample = over_bands(torch.arange(len(batch), device=per_sample.device), batch)
+    slot = torch.arange(bands, device=per_sample.device) - batch.cu_bands[sample]
+    return per_sample[sample, slot]
+
+
+def mean_over_bands(per_band: Tensor, batch: SpectralBatch) -> Tensor:
     """Average [S, w] over the bands of each sample: [B, w]."""
-    if len(set(band_counts)) == 1:
-        return per_band.unflatten(0, (len(band_counts), -1)).mean(dim=1)
-    return torch.stack([bands.mean(dim=0) for bands in per_band.split(list(band_counts))])
+    bands, mask = by_sample(per_band, batch)
+    if mask is None:
+        return bands.mean(dim=1)
+    total = bands.masked_fill(~mask[..., None], 0.0).sum(dim=1, dtype=torch.promote_types(bands.dtype, torch.float32))
+    return (total / batch.cu_bands.diff()[:, None]).to(bands.dtype)
 
 
 class Fusion(nn.Module):
@@ -117,22 +144,25 @@ class BandTransformer(nn.Module):
 
     def __init__(self, width: int, num_heads: int = 4):
         super().__init__()
+        # torch's own layer, for its parameter names and initialization; only its attention is done here, per sample
         layer = nn.TransformerEncoderLayer(
             width, num_heads, width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.transformer_encoder = nn.TransformerEncoder(layer, num_layers=1, enable_nested_tensor=False)
 
-    def forward(self, meta: Tensor, band_counts: Sequence[int]) -> Tensor:
-        if len(set(band_counts)) == 1:
-            return self.transformer_encoder(meta.unflatten(0, (len(band_counts), -1))).flatten(0, 1) + meta
-        samples = meta.split(list(band_counts))
-        out: list[Tensor | None] = [None] * len(samples)
-        for count in sorted(set(band_counts)):
-            members = [number for number, c in enumerate(band_counts) if c == count]
-            together = self.transformer_encoder(torch.stack([samples[number] for number in members]))
-            for number, result in zip(members, together, strict=True):
-                out[number] = result
-        return torch.cat(out) + meta
+    def forward(self, meta: Tensor, batch: SpectralBatch) -> Tensor:
+        layer = self.transformer_encoder.layers[0]
+        x = meta + self._attention(layer.self_attn, layer.norm1(meta), batch)
+        x = x + layer.linear2(F.gelu(layer.linear1(layer.norm2(x))))
+        return x + meta
+
+    @staticmethod
+    def _attention(attention: nn.MultiheadAttention, x: Tensor, batch: SpectralBatch) -> Tensor:
+        projected, mask = by_sample(F.linear(x, attention.in_proj_weight, attention.in_proj_bias), batch)
+        q, k, v = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        key_mask = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask).transpose(1, 2).flatten(2)
+        return attention.out_proj(by_band(mixed, batch))
 
 
 class ContentFeatureExtractor(nn.Module):

@@ -42,6 +42,10 @@ class SpecAwareConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self):
+        for name, value in self.to_dict().items():
+            smallest = 0 if name in ("content_grid", "decoder_depth") else 1
+            if isinstance(value, int) and not isinstance(value, bool) and value < smallest:
+                raise ValueError(f"{name}: must be at least {smallest}; got {value}")
         if self.content_grid == 0:
             if self.image_size % self.patch_size:
                 raise ValueError(

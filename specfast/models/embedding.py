@@ -57,9 +57,8 @@ class HyperEmbedding(nn.Module):
 
     def forward(self, batch: SpectralBatch, index: Tensor, embedded: int) -> Embedded:
         """Gather the patches ``index`` int64 [B, L] and embed the first ``embedded`` of them."""
-        image = batch.image.to(self.scaler.dtype) if not batch.image.requires_grad else batch.image
         patches, average, maximum = ops.patch_pool(
-            image,
+            batch.image.to(self.scaler.dtype),
             index,
             batch.cu_bands,
             self.patch_size,
@@ -67,7 +66,7 @@ class HyperEmbedding(nn.Module):
             valid=batch.valid,
             extent=batch.extent,
         )
-        meta = self.spectral_aware_transformer(self.spectral_embedding(batch), batch.band_counts)
+        meta = self.spectral_aware_transformer(self.spectral_embedding(batch), batch)
         condition = self.feature_fusion(meta, self.content_feature_extractor(average, maximum)) + meta
 
         generators = self.matrix_generator
@@ -80,5 +79,5 @@ class HyperEmbedding(nn.Module):
             bias.unflatten(0, (-1, self.rank)),
             batch.cu_bands,
         )
-        sample_bias = generators.bias_generator(mean_over_bands(condition, batch.band_counts))
+        sample_bias = generators.bias_generator(mean_over_bands(condition, batch))
         return Embedded(self.scaler * (tokens + sample_bias[:, None]), patches, meta, condition, sample_bias)

@@ -82,8 +82,13 @@ class SpecAwareBackbone(nn.Module):
         return height // p, width // p
 
     def positions(self, batch: SpectralBatch, width: int) -> Tensor:
-        """Positions of all patches of the grid: [B, N, width]."""
-        return scaled_positions(*self.patch_grid(batch), batch.gsd * self.config.gsd_scale, width)
+        """Positions of all patches of the grid: [B, N, width].
+
+        In the parameters' precision: under autocast the residual stream must not be rounded to 16 bits, in which the
+        content of patches is lost beside their positions.
+        """
+        positions = scaled_positions(*self.patch_grid(batch), batch.gsd * self.config.gsd_scale, width)
+        return positions.to(self.cls_token.dtype)
 
     def valid_pixels(self, batch: SpectralBatch) -> Tensor | None:
         """Validity of every patch's pixels, bool [B, N, P], or None when all are valid."""
@@ -137,7 +142,7 @@ class SpecAwareEncoder(SpecAwareBackbone, PretrainedMixin):
         present = None if valid is None else valid.any(dim=-1)
         index = torch.arange(patches, device=batch.image.device).expand(len(batch), -1)
         embedded = self.patch_embed(batch, index, patches).tokens
-        x, key_mask = self.with_cls(embedded + self.positions(batch, self.config.embed_dim).to(embedded.dtype), present)
+        x, key_mask = self.with_cls(embedded + self.positions(batch, self.config.embed_dim), present)
         depth = len(self.blocks)
         wanted = [-(-depth * quarter // 4) for quarter in range(1, 5)]
         x, after = self.run_blocks(self.blocks, x, key_mask, wanted)

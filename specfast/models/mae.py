@@ -57,7 +57,7 @@ class SpecAwareMAE(SpecAwareBackbone, PretrainedMixin):
         self.initialize()
 
     def encoder(self) -> SpecAwareEncoder:
-        """Return the encoder; it shares this model's weights."""
+        """Return the encoder; it shares this model's modules, so training and evaluation mode apply to both."""
         with torch.device("meta"):
             encoder = SpecAwareEncoder(self.config)
         for name in ("patch_embed", "cls_token", "blocks", "norm"):
@@ -106,7 +106,7 @@ class SpecAwareMAE(SpecAwareBackbone, PretrainedMixin):
         prediction = None
         if return_prediction:
             prediction = self.decoder_pred.predict(tokens, factors, batch)
-            if len(set(batch.band_counts)) == 1:
+            if len(batch) * batch.max_bands == batch.wavelength.shape[0]:
                 prediction = torch.stack(prediction)
         return SpecAwareOutput(
             loss=loss_spectral + CHARBONNIER_WEIGHT * loss_charbonnier,
@@ -118,7 +118,7 @@ class SpecAwareMAE(SpecAwareBackbone, PretrainedMixin):
         )
 
     def _encode(self, tokens: Tensor, batch: SpectralBatch, masking: Masking) -> Tensor:
-        positions = self.positions(batch, self.config.embed_dim).to(tokens.dtype)
+        positions = self.positions(batch, self.config.embed_dim)
         x, key_mask = self.with_cls(tokens + _gather(positions, masking.keep), masking.keep_used)
         x, _ = self.run_blocks(self.blocks, x, key_mask)
         latent = self.norm(x)
@@ -131,8 +131,8 @@ class SpecAwareMAE(SpecAwareBackbone, PretrainedMixin):
             visible = torch.where(masking.keep_used[..., None], visible, mask_token)
         everywhere = mask_token.expand(len(batch), masking.mask.shape[1], -1)
         tokens = everywhere.scatter(1, masking.keep[..., None].expand_as(visible), visible)
-        tokens = tokens + self.positions(batch, x.shape[-1]).to(x.dtype)
-        x = torch.cat([x[:, :1], tokens], dim=1)
+        tokens = tokens + self.positions(batch, x.shape[-1])
+        x = torch.cat([x[:, :1].to(tokens.dtype), tokens], dim=1)
         key_mask = masking.present
         if key_mask is not None:
             key_mask = torch.cat([key_mask.new_ones(len(batch), 1), key_mask], dim=1)

@@ -2,7 +2,7 @@
 
 Legend: B samples, N patches of the grid, K kept and M removed slots a sample. A patch without a single valid pixel is
 neither kept nor removed; a sample that has such patches keeps its share of the others and leaves slots unused. K and M
-depend on shapes alone, so nothing waits for a GPU.
+depend on shapes alone, so that nothing here waits for a GPU.
 """
 
 from __future__ import annotations

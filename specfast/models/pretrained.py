@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from specfast.errors import CheckpointError
@@ -45,9 +46,15 @@ class PretrainedMixin:
             CheckpointError: the weights do not fit the configuration; every offending key is named.
         """
         folder = _resolve(source)
-        values = json.loads((folder / CONFIG_FILE).read_text())
-        architecture = values.pop("architecture", cls.__name__)
-        state = load_file(folder / WEIGHTS_FILE)
+        try:
+            values = json.loads((folder / CONFIG_FILE).read_text())
+            architecture = values.pop("architecture", cls.__name__)
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE}: is not a model's configuration: {error}") from error
+        try:
+            state = load_file(folder / WEIGHTS_FILE)
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder / WEIGHTS_FILE}: cannot be read, is it complete? {error}") from error
         if architecture == "SpecAwareMAE" and cls.__name__ == "SpecAwareEncoder":
             state = {name: value for name, value in state.items() if not name.startswith(DECODER_PREFIXES)}
         elif architecture != cls.__name__:

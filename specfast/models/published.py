@@ -65,8 +65,10 @@ def load_published(
         raise CheckpointError(f"{name}: an encoder-only checkpoint cannot serve task 'pretrain'; use task='encoder'")
     if task == "encoder":
         state = {key: value for key, value in state.items() if not key.startswith(DECODER_PREFIXES)}
-    values = _infer(state, name)
+    values = _infer(state, name, cls)
     trained_patch = values["patch_size"]
+    if patch_size is not None and patch_size < 1:
+        raise ValueError(f"patch_size: must be at least 1; got {patch_size}")
     values["image_size"] = image_size or values["content_grid"] * trained_patch
     if patch_size is not None and patch_size != trained_patch:
         state = _resample_patches(state, values["rank"], trained_patch, patch_size)
@@ -133,33 +135,75 @@ def _state_dict(source, name: str) -> dict[str, Tensor]:
     return dict(source)
 
 
-def _infer(state: dict[str, Tensor], name: str) -> dict:
-    """Read the sizes off the shapes."""
-
-    def shape(key):
-        if key not in state:
-            raise CheckpointError(f"{name}: missing {key}; expected a SpecAware checkpoint with the published names")
-        return state[key].shape
+def _infer(state: dict[str, Tensor], name: str, cls: type) -> dict:
+    """Read the sizes off the shapes; CheckpointError if keys that tell them are missing or contradict each other."""
 
     def depth(prefix):
         numbers = [int(m.group(1)) for key in state if (m := re.match(rf"{prefix}\.(\d+)\.", key))]
         return 1 + max(numbers, default=-1)
 
-    width = shape("cls_token")[-1]
-    rank = shape(_EMBED + "u_generator.6.weight")[0] // width
-    pixels = shape(_EMBED + "v_generator.6.weight")[0] // rank
-    windows = shape("patch_embed.content_feature_extractor.avg_feature_encoder.0.weight")[1]
-    values = {
-        "embed_dim": width,
-        "depth": depth("blocks"),
-        "mlp_ratio": shape("blocks.0.mlp.fc1.weight")[0] / width,
-        "condition_dim": 2 * shape("patch_embed.spectral_embedding.attribute_encoder.fc.weight")[0],
-        "rank": rank,
-        "patch_size": math.isqrt(pixels),
-        "content_grid": math.isqrt(windows),
+    values = {"depth": max(1, depth("blocks"))}
+    if cls is SpecAwareMAE:
+        values["decoder_depth"] = depth("decoder_blocks")
+    with torch.device("meta"):
+        names = list(cls(SpecAwareConfig(**values)).state_dict())
+    keys = {
+        "cls_token": 3,
+        "mask_token": 3,
+        _EMBED + "u_generator.6.weight": 2,
+        _EMBED + "v_generator.6.weight": 2,
+        "patch_embed.content_feature_extractor.avg_feature_encoder.0.weight": 2,
+        "blocks.0.mlp.fc1.weight": 2,
+        "patch_embed.spectral_embedding.attribute_encoder.fc.weight": 2,
     }
-    if "mask_token" in state:
-        values.update(decoder_embed_dim=shape("mask_token")[-1], decoder_depth=depth("decoder_blocks"))
+    if cls is not SpecAwareMAE:
+        del keys["mask_token"]
+    if any(key not in state for key in keys):
+        problems = [f"missing {key}" for key in names if key not in state]
+        problems += [f"unexpected {key}" for key in state if key not in names]
+        raise CheckpointError(
+            f"{name}: expected a SpecAware checkpoint with the published names: " + "; ".join(problems)
+        )
+    shapes = {key: tuple(state[key].shape) for key in keys}
+    misshapen = [
+        f"{key} {list(shapes[key])}, expected {ndim} dimensions"
+        for key, ndim in keys.items()
+        if len(shapes[key]) != ndim or 0 in shapes[key]
+    ]
+    if misshapen:
+        raise CheckpointError(f"{name}: misshapen " + "; ".join(misshapen))
+
+    def quotient(key, divisor, meaning):
+        whole, rest = divmod(shapes[key][0], divisor)
+        if rest or not whole:
+            raise CheckpointError(
+                f"{name}: misshapen {key} {list(shapes[key])}, expected a multiple of {divisor} {meaning}"
+            )
+        return whole
+
+    def root(number, key, meaning):
+        if math.isqrt(number) ** 2 != number:
+            raise CheckpointError(
+                f"{name}: misshapen {key} {list(shapes[key])}, expected {meaning} to be a square, got {number}"
+            )
+        return math.isqrt(number)
+
+    width = shapes["cls_token"][-1]
+    rank = quotient(_EMBED + "u_generator.6.weight", width, "rows (the width of cls_token)")
+    pixels = quotient(_EMBED + "v_generator.6.weight", rank, "rows (the rank)")
+    windows = shapes["patch_embed.content_feature_extractor.avg_feature_encoder.0.weight"][1]
+    values |= {
+        "embed_dim": width,
+        "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / width,
+        "condition_dim": 2 * shapes["patch_embed.spectral_embedding.attribute_encoder.fc.weight"][0],
+        "rank": rank,
+        "patch_size": root(pixels, _EMBED + "v_generator.6.weight", "its pixels a patch"),
+        "content_grid": root(
+            windows, "patch_embed.content_feature_extractor.avg_feature_encoder.0.weight", "its pooling windows"
+        ),
+    }
+    if cls is SpecAwareMAE:
+        values["decoder_embed_dim"] = shapes["mask_token"][-1]
     return values
 
 
@@ -169,8 +213,8 @@ def _resample_patches(state: dict[str, Tensor], rank: int, old: int, new: int) -
 
     def resample(key, before, after):
         for part in ("weight", "bias"):
-            if (full := f"{key}.{part}") in state:
-                rows = state[full]
+            # rows of another number are left as they are, to be named as misshapen with all others
+            if (rows := state.get(full := f"{key}.{part}")) is not None and len(rows) == before * old * old * after:
                 # rows [before, p, p, after], columns last
                 image = rows.reshape(before, old, old, -1).permute(0, 3, 1, 2).float()
                 image = F.interpolate(image, size=(new, new), mode="bilinear", align_corners=False)

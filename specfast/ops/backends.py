@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from specfast import _native
@@ -10,14 +12,26 @@ from specfast.ops.schemas import LIBRARY
 
 _NATIVE_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
+
+def _without_autocast(kernel):
+    """Inputs come in the precision they are to be computed in; a backward may run under another autocast state."""
+
+    @functools.wraps(kernel)
+    def run(*args):
+        with torch.autocast(args[0].device.type, enabled=False):
+            return kernel(*args)
+
+    return run
+
+
 for name in eager.__all__:
-    LIBRARY.impl(name, getattr(eager, name), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, _without_autocast(getattr(eager, name)), "CompositeExplicitAutograd")
 
 
 def _patch_pool_cpu(image, index, cu_bands, patch_size, grid, valid, extent):
     native = _native.extension() if image.dtype in _NATIVE_DTYPES else None
     if native is None:
-        return eager.patch_pool_fwd(image, index, cu_bands, patch_size, grid, valid, extent)
+        return _without_autocast(eager.patch_pool_fwd)(image, index, cu_bands, patch_size, grid, valid, extent)
     samples, kept = index.shape
     bands, windows = image.shape[0], grid[0] * grid[1]
     patches = image.new_empty(bands, kept, patch_size * patch_size)

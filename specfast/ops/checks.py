@@ -50,16 +50,16 @@ def check_kinds(op: str, tensors: dict[str, Tensor], *, same_dtype: bool = True)
             raise ValueError(f"{op}: {name} must be on {first.device} to match {first_name}; got {tensor.device}")
 
 
-def check_cu_bands(op: str, cu_bands: Tensor, samples: int, bands: int) -> None:
-    """Raise ValueError unless cu_bands is int32 [samples + 1] rising from 0 to ``bands``.
+def check_cu_bands(op: str, cu_bands: Tensor, samples: int | None, bands: int) -> None:
+    """Raise ValueError unless cu_bands is int32 [samples + 1] rising from 0 to ``bands`` (None: any samples).
 
-    The values are read on CPUs only: on a GPU that would wait for the device.
+    The values are checked on CPUs only, where reading them waits for nothing.
     """
-    if cu_bands.dtype != torch.int32 or cu_bands.ndim != 1 or cu_bands.numel() != samples + 1:
-        raise ValueError(
-            f"{op}: cu_bands must be int32 [{samples + 1}] for {samples} samples; "
-            f"got {cu_bands.dtype} {list(cu_bands.shape)}"
-        )
+    given = f"{cu_bands.dtype} {list(cu_bands.shape)}" if isinstance(cu_bands, Tensor) else type(cu_bands).__name__
+    if not isinstance(cu_bands, Tensor) or cu_bands.dtype != torch.int32 or cu_bands.ndim != 1 or not len(cu_bands):
+        raise ValueError(f"{op}: cu_bands must be an int32 tensor [B + 1]; got {given}")
+    if samples is not None and len(cu_bands) != samples + 1:
+        raise ValueError(f"{op}: cu_bands must be [{samples + 1}] for {samples} samples; got {given}")
     if cu_bands.device.type == "cpu" and not torch.compiler.is_compiling():
         offsets = cu_bands.tolist()
         if offsets[0] != 0 or offsets[-1] != bands or any(a > b for a, b in itertools.pairwise(offsets)):
@@ -67,9 +67,12 @@ def check_cu_bands(op: str, cu_bands: Tensor, samples: int, bands: int) -> None:
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Cast floating tensors to the autocast dtype where autocast is on, as torch's own matmuls do."""
+    """Cast floating tensors but float64 to the autocast dtype where autocast is on, as torch's own matmuls do."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
-    return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
+    return tuple(
+        tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
+        for tensor in tensors
+    )

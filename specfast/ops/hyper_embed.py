@@ -52,8 +52,8 @@ def hyper_embed(
     check_kinds(
         "hyper_embed", {"patches": patches, "factors_v": factors_v, "hidden": hidden, "weight": weight, "bias": bias}
     )
+    check_cu_bands("hyper_embed", cu_bands, None, sizes["S"])
     samples = cu_bands.shape[0] - 1
-    check_cu_bands("hyper_embed", cu_bands, samples, sizes["S"])
     form = choose_form(
         "hyper_embed",
         form,

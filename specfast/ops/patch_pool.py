@@ -65,6 +65,9 @@ def patch_pool(
             raise ValueError(f"patch_pool: valid must be bool; got {valid.dtype}")
     if extent is not None and (tuple(extent.shape) != (sizes["B"], 2) or extent.dtype != torch.int64):
         raise ValueError(f"patch_pool: extent must be int64 [{sizes['B']}, 2]; got {extent.dtype} {list(extent.shape)}")
+    readable = extent is not None and extent.device.type == "cpu" and not torch.compiler.is_compiling()
+    if readable and not all(1 <= r <= height and 1 <= c <= width for r, c in extent.tolist()):
+        raise ValueError(f"patch_pool: extent must lie in 1..{height} x 1..{width}; got {extent.tolist()}")
     arguments = (image, index, cu_bands, patch_size, grid, valid, extent)
     if torch.is_grad_enabled() and image.requires_grad:
         return PatchPoolFunction.apply(*arguments)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 import specfast
 from specfast import SpectralBatch
@@ -204,6 +206,38 @@ def test_compiles_without_graph_breaks(batch, mixed_samples):
         for g, p in zip(gradients, model.parameters(), strict=True):
             assert_close(p.grad, g, 1e-4)
         model.zero_grad()
+
+
+def test_one_compiled_graph_serves_every_band_layout():
+    torch._dynamo.reset()
+    model = make_model().eval()
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=graphs)
+    noise = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
+    counted = []
+    for layout in [
+        (5, 5, 5),
+        (7, 7, 7),
+        (9, 9, 9),
+        (11, 11, 11),
+        *itertools.permutations((4, 6, 9)),
+        (2, 3, 3),
+        (8, 5, 8),
+    ]:
+        b = SpectralBatch.from_samples([make_sample(bands) for bands in layout])
+        assert_close(compiled(b, mask_noise=noise).loss, model(b, mask_noise=noise).loss, 1e-6, str(layout))
+        counted.append(graphs.frame_count)
+    assert counted[-1] <= 4, counted  # 12 layouts; dense and ragged, each with fixed sizes at first, then with symbols
+
+
+def test_autocast_keeps_the_residual_stream_in_float32(batch):
+    model = make_model().eval()
+    seen = []
+    for block in (*model.blocks, *model.decoder_blocks):
+        block.register_forward_pre_hook(lambda _module, args: seen.append(args[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(batch)
+    assert set(seen) == {torch.float32}
 
 
 def test_random_noise_comes_from_torchs_generator(batch):

@@ -31,10 +31,10 @@ def test_sizes_are_inferred(state):
 
 
 def test_default_heads_are_the_base_models():
-    with torch.device("meta"):
-        state = specfast.create_model("specaware_base_patch8").state_dict()
-    config = specfast.models.published._infer(state, "base")
-    assert (config["embed_dim"] // 64, config["decoder_embed_dim"] // 32) == (12, 16)
+    sizes = {"depth": 1, "decoder_depth": 1, "image_size": 32, "rank": 2}
+    state = specfast.create_model("specaware_base_patch8", **sizes).state_dict()
+    config = specfast.load_published(state).config
+    assert (config.num_heads, config.decoder_num_heads) == (12, 16)
 
 
 def test_sources(tmp_path, state):
@@ -89,10 +89,29 @@ def test_every_wrong_key_is_named_in_one_error(state):
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "shape", "message"),
+    [
+        ("patch_embed.matrix_generator.u_generator.6.weight", (7, 64), "expected a multiple of 32 rows"),
+        (
+            "patch_embed.matrix_generator.v_generator.6.weight",
+            (64 * 60, 64),
+            "its pixels a patch to be a square, got 60",
+        ),
+        ("cls_token", (), "expected 3 dimensions"),
+        ("decoder_pred.matrix_generator.u_generator.6.weight", (9, 64), r"\[9, 64\], expected \[1024, 64\]"),
+    ],
+)
+def test_shapes_that_tell_no_size_are_named(state, key, shape, message):
+    state[key] = torch.zeros(shape)
+    with pytest.raises(CheckpointError, match=f"misshapen {key} .*{message}"):
+        specfast.load_published(state, patch_size=4, **HEADS)
+
+
 def test_other_files_and_dicts_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
         specfast.load_published(tmp_path / "nothing.pth")
-    with pytest.raises(CheckpointError, match="missing cls_token"):
+    with pytest.raises(CheckpointError, match=r"missing cls_token; .*missing norm\.bias; unexpected conv\.weight"):
         specfast.load_published({"conv.weight": torch.zeros(3)}, task="encoder")
     with pytest.raises(CheckpointError, match="expected a state dict of tensors"):
         specfast.load_published({"lr": 0.1})
@@ -152,6 +171,8 @@ def test_registry():
         specfast.create_model("specaware_bas_patch8")
     with pytest.raises(ValueError, match="unknown model option width"):
         specfast.create_model("specaware_tiny_patch8", width=3)
+    with pytest.raises(ValueError, match="num_heads: must be at least 1; got 0"):
+        specfast.create_model("specaware_tiny_patch8", num_heads=0)
     with pytest.raises(ValueError, match=r"num_heads: must divide embed_dim=192; got 5"):
         specfast.create_model("specaware_tiny_patch8", num_heads=5)
 
@@ -191,6 +212,13 @@ def test_loading_errors_name_what_is_wrong(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"depth": TINY["depth"] + 1}))
     with pytest.raises(CheckpointError, match=r"missing blocks\.2\.norm1\.weight"):
+        specfast.SpecAwareEncoder.from_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json: is not a model's configuration"):
+        specfast.SpecAwareEncoder.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read, is it complete"):
         specfast.SpecAwareEncoder.from_pretrained(folder)
     (folder / WEIGHTS_FILE).unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):

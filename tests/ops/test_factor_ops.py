@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch.utils.checkpoint import checkpoint
 
 from specfast import ops
@@ -115,19 +116,25 @@ def test_any_stride(op, form):
 
     inputs, constants = ({k: strided(v) for k, v in values.items()} for values in (inputs, constants))
     function = bound(op, form)
+    assert any(not v.is_contiguous() for v in inputs.values())
     leaves = {k: v.requires_grad_() for k, v in inputs.items()}
     outputs = function(**leaves, **constants)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     for actual, e in zip(outputs, expected, strict=True):
         assert_close(actual, e, 1e-12)
     # a gradient that arrives expanded (stride 0) or transposed must be read right as well
-    outputs[0].sum().backward(retain_graph=True)
-    _again, again_gradients = run(
-        lambda **kw: function(**kw, **constants), {k: v.detach().contiguous() for k, v in inputs.items()}, {}
+    weighted = sum(
+        (out * torch.linspace(0.5, 1.5, out.numel()).view_as(out)).sum() for out in outputs if out.requires_grad
     )
-    for name in expected_gradients:
-        assert_close(again_gradients[name], expected_gradients[name], 1e-12, f"d{name}")
-        assert torch.isfinite(leaves[name].grad).all()
+    gradients = dict(zip(leaves, torch.autograd.grad(weighted, list(leaves.values()), retain_graph=True), strict=True))
+    expanded = torch.autograd.grad(outputs[0].sum(), list(leaves.values()))
+    contiguous = {k: v.detach().contiguous().requires_grad_() for k, v in inputs.items()}
+    again = function(**contiguous, **constants)
+    again = again[0] if isinstance(again, tuple) else again
+    plain = torch.autograd.grad((again * torch.ones_like(again)).sum(), list(contiguous.values()))
+    for number, name in enumerate(expected_gradients):
+        assert_close(gradients[name], expected_gradients[name], 1e-11, f"d{name}")
+        assert_close(expanded[number], plain[number], 1e-11, f"d{name} of an expanded gradient")
 
 
 @pytest.mark.parametrize("op", OPERATORS)
@@ -155,7 +162,8 @@ def test_opcheck(op, form):
 @pytest.mark.parametrize("op", OPERATORS)
 def test_compiles_whole_and_without_recompiling_per_size(op):
     torch._dynamo.reset()
-    function = torch.compile(getattr(ops, op), fullgraph=True, dynamic=True, backend="aot_eager")
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    function = torch.compile(getattr(ops, op), fullgraph=True, dynamic=True, backend=graphs)
     for case in (Case((5, 9), 7), Case((12, 3), 11), Case((31, 40), 5)):
         inputs, constants = (cast(values, torch.float32, "cpu") for values in arguments(op, case))
         expected, expected_gradients = run(getattr(ops, op), inputs, constants)
@@ -164,6 +172,7 @@ def test_compiles_whole_and_without_recompiling_per_size(op):
             assert_close(a, e, 2e-6)
         for name in gradients:
             assert_close(gradients[name], expected_gradients[name], 2e-6, f"d{name}")
+    assert graphs.frame_count == 1
 
 
 @pytest.mark.parametrize("op", OPERATORS)
@@ -206,11 +215,26 @@ def test_a_sample_does_not_depend_on_its_neighbors(op, form):
         assert_close(a, e, 1e-12)
 
 
-def test_loss_ignores_invalid_pixels_entirely():
+@pytest.mark.parametrize("op", OPERATORS)
+def test_backward_under_another_autocast_state(op, form):
+    inputs, constants = (cast(values, torch.float32, "cpu") for values in arguments(op, Case((50, 9), 7)))
+    _, expected_gradients = run(bound(op, form), inputs, constants)
+    leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    outputs = bound(op, form)(**leaves, **constants)
+    outputs = [out for out in (outputs if isinstance(outputs, tuple) else (outputs,)) if out.requires_grad]
+    weights = [torch.linspace(0.5, 1.5, out.numel()).view_as(out) for out in outputs]
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(outputs, list(leaves.values()), weights)
+    for name, gradient in zip(leaves, gradients, strict=True):
+        assert_close(gradient, expected_gradients[name], 2e-6, f"d{name}")
+
+
+@pytest.mark.parametrize("held", [1e6, float("nan"), float("inf")])
+def test_loss_ignores_invalid_pixels_entirely(held):
     case = Case((6,), 3)
     inputs, constants = arguments("hyper_linear_loss", case)
     before = run(ops.hyper_linear_loss, inputs, constants)
-    constants["target"][:, ~constants["valid"][0]] = 1e6
+    constants["target"][:, ~constants["valid"][0]] = held
     after = run(ops.hyper_linear_loss, inputs, constants)
     assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
@@ -249,8 +273,9 @@ def test_other_argument_errors():
     case = Case((2, 3), 7)
     with pytest.raises(ValueError, match="cu_bands must rise from 0 to S=5"):
         ops.hyper_embed(**case.embed(), cu_bands=torch.tensor([0, 2, 6], dtype=torch.int32))
-    with pytest.raises(ValueError, match="cu_bands must be int32"):
-        ops.hyper_embed(**case.embed(), cu_bands=torch.tensor([0, 2, 5]))
+    for wrong in (torch.tensor([0, 2, 5]), [0, 2, 5], torch.tensor(3, dtype=torch.int32)):
+        with pytest.raises(ValueError, match=r"cu_bands must be an int32 tensor \[B \+ 1\]"):
+            ops.hyper_embed(**case.embed(), cu_bands=wrong)
     with pytest.raises(ValueError, match="form must be one of direct, reassociated"):
         ops.hyper_embed(**case.embed(), cu_bands=case.cu_bands, form="fast")
     with pytest.raises(ValueError, match=r"factors_v must be torch.float64 to match patches; got torch.float32"):

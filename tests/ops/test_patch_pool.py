@@ -116,6 +116,33 @@ class Pinned:
         return self.native.patch_pool(**kwargs, capability=self.capability)
 
 
+@pytest.mark.parametrize("pool", [POOLS[2], POOLS[5], POOLS[6]], ids=str)
+def test_reference_equals_loops(pool):
+    """Windows and patches pixel by pixel, from the definition."""
+    (image, index, cu_bands, p), kwargs = pool.arguments(torch.float64)
+    patches, average, maximum = reference_pool((image, index, cu_bands, p), kwargs)
+    height, width = pool.size
+    gh, gw = pool.grid or (height // p, width // p)
+    for b, (start, end) in enumerate(itertools.pairwise(cu_bands.tolist())):
+        rows, columns = pool.extent[b] if pool.extent else pool.size
+        valid = kwargs["valid"][b]
+        for c, (i, j) in itertools.product(range(start, end), itertools.product(range(gh), range(gw))):
+            window = [
+                float(image[c, y, x])
+                for y in range(i * rows // gh, -(-(i + 1) * rows // gh))
+                for x in range(j * columns // gw, -(-(j + 1) * columns // gw))
+                if valid[y, x]
+            ]
+            assert float(average[c, i * gw + j]) == pytest.approx(
+                sum(window) / len(window) if window else 0.0, abs=1e-12
+            )
+            assert float(maximum[c, i * gw + j]) == max(window, default=0.0)
+        for c, k in itertools.product(range(start, end), range(pool.kept)):
+            y, x = (int(index[b, k]) // (width // p) * p, int(index[b, k]) % (width // p) * p)
+            expected = torch.where(valid, image[c], 0.0)[y : y + p, x : x + p].flatten()
+            assert torch.equal(patches[c, k], expected)
+
+
 def test_reference_equals_plain_torch_pooling():
     args, kwargs = POOLS[3].arguments(torch.float64)
     image, index, _, p = args
@@ -204,6 +231,8 @@ def test_results_do_not_depend_on_the_thread_count():
         ({"grid": (0, 3)}, r"grid must be two positive sizes; got \(0, 3\)"),
         ({"valid": torch.ones(1, 16, 15, dtype=torch.bool)}, r"valid must be \[B, H, W\] with B=1, H=16, W=16"),
         ({"extent": torch.ones(1, 2)}, r"extent must be int64 \[1, 2\]; got torch.float32"),
+        ({"extent": torch.tensor([[17, 16]])}, r"extent must lie in 1\.\.16 x 1\.\.16; got \[\[17, 16\]\]"),
+        ({"extent": torch.tensor([[0, 5]]), "image": torch.rand(2, 16, 16).double()}, r"extent must lie in 1\.\.16"),
         ({"image": torch.zeros(2, 16, 16, dtype=torch.int16)}, "image must be floating point; got torch.int16"),
     ],
 )
