@@ -1,0 +1,131 @@
+"""Checkpoints: one file holds all that a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specfast.errors import CheckpointError
+from specfast.train.files import TEMPORARY, atomic_file
+
+FORMAT, VERSION = "specfast pre-training checkpoint", 1
+_NAME = re.compile(r"step_(\d{9})\.pt")
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint file is cut off or altered."""
+
+
+@dataclass
+class TrainingState:
+    """A run between two updates.
+
+    Attributes:
+        step: updates done.
+        model, optimizer, loader: their state dicts.
+        architecture: the model configuration's fields.
+        config: the run's options.
+        random: :func:`random_state` of each process.
+        seconds: time spent in training so far.
+    """
+
+    step: int
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    loader: dict[str, Any]
+    architecture: dict[str, Any]
+    config: dict[str, Any]
+    random: list[dict[str, Any]]
+    seconds: float
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the state of torch's generators of this process: the CPU's, and the device's if it is a GPU."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Set torch's generators as :func:`random_state` found them."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return a folder's checkpoint files, the newest first."""
+    return sorted((path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
+    """Write ``state`` to a file of its own, then remove all but the newest ``keep``.
+
+    The file appears under its name only when complete and on disk; an older one is removed only after that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{state.step:09d}.pt"
+    with atomic_file(path) as file:
+        torch.save({"format": FORMAT, "version": VERSION, **vars(state)}, file)
+    for old in checkpoints(folder)[keep:]:
+        old.unlink()
+    return path
+
+
+def load_checkpoint(path: Path) -> TrainingState:
+    """Read a checkpoint; nothing in it is executed.
+
+    Raises:
+        DamagedCheckpointError: the file is damaged.
+        CheckpointError: it is no checkpoint, or one of another version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch's own reader takes damaged numbers for good ones
+            if (broken := archive.testzip()) is not None:
+                raise DamagedCheckpointError(f"{path}: damaged; the checksum of {broken} does not match")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedCheckpointError(f"{path}: damaged or incomplete: {reason}") from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path}: no checkpoint of specfast pretrain")
+    if (version := content.pop("version")) != VERSION:
+        raise CheckpointError(f"{path}: is of version {version}; this specfast reads version {VERSION}")
+    return TrainingState(**content)
+
+
+def load_latest(folder: Path) -> tuple[Path, TrainingState] | None:
+    """Read the newest checkpoint that is whole; None if there are no checkpoints.
+
+    A damaged one is renamed to ``*.damaged`` with a warning, and the one before is taken. Leftovers of writes that were
+    cut short are removed.
+
+    Raises:
+        CheckpointError: there are checkpoints and none can be read.
+    """
+    for leftover in folder.glob(f"step_*{TEMPORARY}"):
+        leftover.unlink()
+    damaged: list[tuple[Path, CheckpointError]] = []
+    for path in checkpoints(folder):
+        try:
+            state = load_checkpoint(path)
+        except DamagedCheckpointError as error:
+            damaged.append((path, error))
+            continue
+        for bad, reason in damaged:
+            os.replace(bad, bad.with_name(bad.name + ".damaged"))
+            warnings.warn(f"{reason}; set aside, going back to {path.name}", stacklevel=2)
+        return path, state
+    if damaged:
+        reasons = "; ".join(str(reason) for _, reason in damaged)
+        raise CheckpointError(f"{folder}: no checkpoint can be read: {reasons}. Start again in another folder")
+    return None
