@@ -20,8 +20,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dis
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
+# Threads that wait for each other must not spin: on busy cores that costs several times the work itself.
 demo: $(VENV)/.installed
-	$(BIN)/specfast demo $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/specfast demo $(ARGS)
 
 test: $(VENV)/.installed
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -94,21 +94,6 @@ def test_scene_is_radiance_in_two_sets_of_bands(scene):
     assert np.corrcoef(aviris.read()[a].ravel(), enmap.read()[e].ravel())[0, 1] > 0.98
 
 
-def test_generators_start_with_factors_of_ordinary_spread():
-    from specfast.cli.demo.initial import initialize_generators
-
-    torch.manual_seed(0)
-    model = specfast.create_model("specaware_tiny_patch8", image_size=48, depth=1, decoder_depth=1, rank=16)
-    condition = torch.randn(200, 128)
-    heads = (model.patch_embed.matrix_generator, 64), (model.decoder_pred.matrix_generator, 128)
-    before = [h.v_generator.eval()(condition).std().item() for h, _ in heads]
-    initialize_generators(model)
-    for (head, fan_in), small in zip(heads, before, strict=True):
-        assert head.v_generator(condition).std().item() == pytest.approx(fan_in**-0.5, rel=0.2)
-        assert head.u_generator.eval()(condition).std().item() == pytest.approx(16**-0.5, rel=0.2)
-        assert small < 0.1 * fan_in**-0.5
-
-
 class Copies(torch.nn.Module):
     """Stands for a model that predicts every patch perfectly, or off by a constant."""
 

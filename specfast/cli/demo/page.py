@@ -129,11 +129,12 @@ def build(results: Results) -> report.Report:
 
 def _training(page, results: Results) -> None:
     settings, history = results.settings, results.history
+    bands = "all bands of" if settings["bands"] is None else f"{settings['bands']} bands drawn at random from"
     page.section("Pre-training")
     page.text(
         f"A tiny SpecAware masked autoencoder, trained for {settings['steps']:,} steps of {settings['batch_size']} "
-        f"crops of {settings['crop']} x {settings['crop']} pixels, each with {settings['bands']} bands drawn at random "
-        "from either sensor. Three quarters of the patches are removed; the loss compares what the model puts in "
+        f"crops of {settings['crop']} x {settings['crop']} pixels, each with {bands} "
+        "either sensor. Three quarters of the patches are removed; the loss compares what the model puts in "
         "their place with what was there: one minus the cosine of "
         "the spectra, plus twice the Charbonnier distance in radiance. Encoder and decoder start from random weights; "
         "those of the factor generators are drawn with a larger spread than published, without which so short a run "
