@@ -168,7 +168,7 @@ def chosen_baselines(names: list[str]) -> list[str]:
 
 def save_class_maps(table, scenes: list[Path], folder: Path) -> None:
     """Write each split's class maps as class_map_<split>[_<scene>].npy, int16 [H, W]."""
-    from specfast.evaluate.table import write_atomic
+    from specfast.files import write_atomic
 
     for split, maps in table.class_maps.items():
         for number, (scene, classes) in enumerate(zip(scenes, maps, strict=True)):

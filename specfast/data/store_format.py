@@ -15,13 +15,13 @@ without a measurement hold 0 and have their bit cleared.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
 from specfast.errors import DataError
+from specfast.files import write_atomic
 
 FORMAT = "specfast store"
 VERSION = 1
@@ -169,12 +169,7 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, content: dict) -> None:
     """Write ``content`` so that ``path`` holds either what it held before or all of it, even after a crash."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomic(path, json.dumps(content).encode())
 
 
 def check_size(path: Path, scene: SceneRecord) -> None:

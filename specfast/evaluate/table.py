@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from specfast.evaluate.metrics import METRICS, Scores, mean_and_spread
+from specfast.files import write_atomic
 
 CONFIDENCE = 0.95  # a difference is called clear when Student's interval of the paired differences excludes 0
 
@@ -212,17 +212,6 @@ class ProbeTable:
         text = f"{self.to_markdown()}\n{self.verdict()}\n" + "".join(f"\n- {note}" for note in self.notes)
         contents = {"probe.json": self.to_json(), "probe.csv": self.to_csv(), "probe.md": text.rstrip() + "\n"}
         return [write_atomic(folder / name, content.encode()) for name, content in contents.items()]
-
-
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Write a file beside ``path``, then move it there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 _IDENTITY = ("method", "kind", "inputs", "classifier", "split", "labels_per_class")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from specfast.errors import CheckpointError
+from specfast.files import write_atomic
 from specfast.models.config import SpecAwareConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -28,10 +29,8 @@ class PretrainedMixin:
         weights = folder / (WEIGHTS_FILE + ".tmp")
         save_file(state, weights, metadata={"format": "pt"})
         os.replace(weights, folder / WEIGHTS_FILE)
-        config = folder / (CONFIG_FILE + ".tmp")
         content = {"architecture": type(self).__name__, **self.config.to_dict()}
-        config.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(config, folder / CONFIG_FILE)
+        write_atomic(folder / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
         return folder
 
     @classmethod

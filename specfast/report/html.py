@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from specfast.files import write_atomic
 from specfast.report.style import to_png, to_svg
 
 # A figure shrinks to this share of its drawn width on a narrow page; below, its box scrolls. Type must stay readable.
@@ -162,22 +161,6 @@ class Report:
     def _add(self, markup: str) -> Report:
         self._body.append(markup)
         return self
-
-
-def write_atomic(path, content: bytes) -> Path:
-    """Write ``content`` beside ``path`` and move it there in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a web server from reading the report
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
 
 
 def _escape(value) -> str:

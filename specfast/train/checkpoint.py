@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from specfast.errors import CheckpointError
-from specfast.train.files import TEMPORARY, atomic_file
+from specfast.files import TEMPORARY, atomic_file
 
 FORMAT, VERSION = "specfast pre-training checkpoint", 1
 _NAME = re.compile(r"step_(\d{9})\.pt")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from specfast.train.files import atomic_file
+from specfast.files import atomic_file
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 
 from specfast.data.loader import SpectralLoader
 from specfast.errors import SpecfastError
+from specfast.files import atomic_file
 from specfast.models import SpecAwareConfig, SpecAwareMAE
 from specfast.train.checkpoint import (
     TrainingState,
@@ -25,7 +26,6 @@ from specfast.train.checkpoint import (
 from specfast.train.config import PretrainConfig, resume_conflicts
 from specfast.train.distributed import World, connect
 from specfast.train.feed import feed
-from specfast.train.files import atomic_file
 from specfast.train.gradients import UpdateLoss, compute_gradient
 from specfast.train.initial import initial_model
 from specfast.train.logging import Row, RunLog

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from specfast.report.html import Report, write_atomic
+from specfast.files import write_atomic
+from specfast.report.html import Report
 
 VOID = {"meta", "link", "img", "br", "hr"}
 

@@ -293,7 +293,7 @@ def _run(page, results: Results) -> None:
 
 def save_overview(results: Results, path: Path) -> Path:
     """Write the overview as PNG."""
-    from specfast.report.html import write_atomic
+    from specfast.files import write_atomic
     from specfast.report.montage import DPI
     from specfast.report.style import to_png
 

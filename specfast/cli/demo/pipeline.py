@@ -17,7 +17,7 @@ from specfast.cli.demo import page, work
 from specfast.cli.demo.scene import load_scene
 from specfast.cli.demo.stages import Stages
 from specfast.cli.demo.work import Settings
-from specfast.report.html import write_atomic
+from specfast.files import write_atomic
 
 
 def run_demo(settings: Settings, out: Path, *, fresh: bool = False, progress: bool = True) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import specfast
 from specfast.errors import DataError
+from specfast.files import write_atomic
 
 MARKER = "stage.json"
 
@@ -110,6 +111,4 @@ def _read(folder: Path) -> dict | None:
 
 
 def _write(folder: Path, record: dict) -> None:
-    temporary = folder / f"{MARKER}.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / MARKER)
+    write_atomic(folder / MARKER, (json.dumps(record, indent=2) + "\n").encode())

@@ -27,6 +27,15 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def write_atomic(path: str | os.PathLike, content: bytes) -> Path:
+    """Write a whole file (its folder is made): a reader sees what was there before, or all of ``content``."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(content)
+    return path
+
+
 def sync_folder(folder: Path) -> None:
     """Have the folder's names on disk before returning."""
     descriptor = os.open(folder, os.O_RDONLY)
