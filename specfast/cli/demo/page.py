@@ -242,8 +242,9 @@ def _probe(page, results: Results) -> None:
         "the number mostly measures how well a method remembers a field. Field-disjoint: whole fields are either "
         "trained or tested on, so it measures how well a method knows a crop. Controls share everything with the "
         "features but the training: the random encoder has fresh weights of the kind that pre-training started from. "
-        "All settings were fixed beforehand, by the training loss and on other divisions of the pixels than those "
-        "shown. Pre-training saw all pixels, but no label."
+        "Training settings were chosen by the training loss. How features are made of tokens was chosen by comparing a "
+        "few ways on other divisions of the same labeled pixels, and two of them on those shown, so the rows with "
+        "features lean to the optimistic side. Pre-training saw all pixels, but no label."
     )
     page.figure(
         report.probe_chart(results.probe),
