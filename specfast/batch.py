@@ -67,6 +67,15 @@ def check_bands(
             raise ValueError(f"{name}{what}: {where} is {value:g}; expected {expected}{hint}")
 
 
+def band_without_data(seen: torch.Tensor) -> int | None:
+    """Return the first band in which no pixel is seen, bool [C, pixels], if other bands see some; else None.
+
+    Such a band would make every pixel of the sample invalid without a word.
+    """
+    some = seen.any(dim=1)
+    return int((~some).nonzero()[0]) if bool(some.any()) and not bool(some.all()) else None
+
+
 def _as_float(value, name: str, ndim: int) -> torch.Tensor:
     tensor = torch.as_tensor(value)
     if tensor.ndim != ndim:
@@ -127,7 +136,7 @@ class SpectralBatch:
 
         Raises:
             ValueError: an argument has the wrong shape, a wavelength lies outside 350-2550 nm, an FWHM is not positive,
-                a GSD is not positive, or a level is unknown.
+                a GSD is not positive, a level is unknown, or a band holds no finite value while others do.
         """
         image = _as_float(image, "image", 4)
         samples, bands = image.shape[:2]
@@ -159,7 +168,14 @@ class SpectralBatch:
                 f"valid: expected [{samples}, {image.shape[2]}, {image.shape[3]}] to match image {list(image.shape)}; "
                 f"got {list(valid.shape)}"
             )
-        finite = torch.isfinite(image).all(dim=1)
+        finite = torch.isfinite(image)
+        for sample, seen in enumerate(finite.flatten(2)):
+            if not bool(seen.all()) and (band := band_without_data(seen)) is not None:
+                raise ValueError(
+                    f"image: band {band} of sample {sample} holds no finite value, so no pixel would be valid; "
+                    "leave that band out"
+                )
+        finite = finite.all(dim=1)
         valid = finite if valid is None else finite & valid.to(device=image.device, dtype=torch.bool)
         if bool(valid.all()):
             valid = None

@@ -50,6 +50,15 @@ def test_nonfinite_pixels_become_invalid_in_every_band(bad):
     assert torch.isfinite(batch.image).all()
 
 
+def test_a_band_without_data_is_named_instead_of_making_all_pixels_invalid():
+    values = arrays()
+    values["image"][1, 2] = float("nan")
+    with pytest.raises(ValueError, match="image: band 2 of sample 1 holds no finite value"):
+        SpectralBatch.from_arrays(**values)
+    values["image"][1] = float("nan")  # a sample that saw nothing at all is merely invalid
+    assert not SpectralBatch.from_arrays(**values).valid[1].any()
+
+
 def test_samples_of_different_size_are_padded_with_invalid_pixels():
     def sample(bands, height, width):
         return SpectralSample(

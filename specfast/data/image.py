@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from specfast.attributes import canonical_level
-from specfast.batch import SpectralSample, check_bands
+from specfast.batch import SpectralSample, band_without_data, check_bands
 from specfast.data import inspection
 from specfast.data.cubes import ArrayCube, Cube
 from specfast.data.sensors import model_name
@@ -194,7 +194,7 @@ class SpectralImage:
 
         Raises:
             DataError: wavelength, FWHM, GSD, sensor or level is unknown, a band's wavelength is outside 350-2550 nm, no
-                band is left, or as in :meth:`read`.
+                band is left, a band of the whole scene holds no data, or as in :meth:`read`.
         """
         missing = [key for key in ("wavelength", "fwhm", "gsd", "sensor", "level") if getattr(self, key) is None]
         if missing:
@@ -210,6 +210,12 @@ class SpectralImage:
             raise DataError(f"{self._where}: {error}") from None
         image = torch.from_numpy(self.read(window, index))
         valid = torch.isfinite(image).all(dim=0)
+        # of a whole scene only: a window may lie where one of two detectors saw nothing
+        if window is None and (empty := band_without_data(torch.isfinite(image).flatten(1))) is not None:
+            raise DataError(
+                f"{self._where}: band {index[empty]} holds no data, so no pixel would be valid; leave it out by "
+                "good_bands or bands"
+            )
         if not bool(valid.all()):
             image = torch.where(valid, image, 0.0)
         return SpectralSample(image, wavelength, fwhm, self.gsd, model_name(self.sensor), self.level, valid)

@@ -209,3 +209,14 @@ def test_the_package_offers_functions_whatever_was_imported_before():
     assert set(specfast.data.__all__) == set(dir(specfast.data))
     with pytest.raises(AttributeError, match="no attribute 'closed'"):
         _ = specfast.data.closed
+
+
+def test_a_band_without_data_is_named():
+    image = np.random.default_rng(0).random((3, 4, 5), dtype=np.float32)
+    image[1] = np.nan
+    metadata = {"wavelength": [450, 550, 650], "fwhm": [9, 9, 9], "gsd": 4.0, "sensor": "avc", "level": "L2"}
+    scene = SpectralImage.from_array(image, **metadata)
+    with pytest.raises(DataError, match="band 1 holds no data, so no pixel would be valid"):
+        scene.sample()
+    assert bool(scene.sample(bands=[0, 2]).valid.all())
+    assert not bool(scene.sample(window=(0, 0, 2, 2)).valid.any())
