@@ -14,6 +14,7 @@ from specfast import __version__, _native
 
 # Every environment variable that specfast reads: the one table of them.
 VARIABLES = {
+    "SPECFAST_BACKEND": "auto, cpu, triton, cuda or eager: the backend that operators prefer",
     "SPECFAST_DEBUG": "1: the command line shows tracebacks",
     "SPECFAST_NO_EXT": "1: install without, or run without, the C++ extension",
     "SPECFAST_TEXT_MODEL": "sentence model for sensors without a published description (name or folder)",

@@ -4,7 +4,7 @@ Each is checked, planned and differentiable; see the functions' own docstrings f
 bands of all samples lie along one axis of length S, with offsets ``cu_bands`` int32 [B + 1].
 """
 
-from specfast.ops import backends as _backends  # noqa: F401  (registers the implementations)
+from specfast.ops.backends import BACKENDS, choose_backend, use_backend
 from specfast.ops.hyper_embed import hyper_embed
 from specfast.ops.hyper_linear import hyper_linear, hyper_linear_loss
 from specfast.ops.patch_pool import patch_pool
@@ -12,6 +12,8 @@ from specfast.ops.planner import choose_form, multiply_adds, use_form
 from specfast.ops.spectral_loss import spectral_loss
 
 __all__ = [
+    "BACKENDS",
+    "choose_backend",
     "choose_form",
     "hyper_embed",
     "hyper_linear",
@@ -19,5 +21,6 @@ __all__ = [
     "multiply_adds",
     "patch_pool",
     "spectral_loss",
+    "use_backend",
     "use_form",
 ]

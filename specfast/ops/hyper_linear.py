@@ -114,9 +114,10 @@ class HyperLinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tokens, hidden, weight, bias, factors_u, pixel_bias, cu_bands, form):
         inputs = (tokens, hidden, weight, bias, factors_u, pixel_bias, cu_bands)
-        ctx.save_for_backward(*inputs)
+        prediction, moments, offset = torch.ops.specfast.hyper_linear_fwd(*inputs, form)
+        ctx.save_for_backward(*inputs, moments, offset)
         ctx.form = form
-        return torch.ops.specfast.hyper_linear_fwd(*inputs, form)
+        return prediction
 
     @staticmethod
     @once_differentiable
@@ -128,8 +129,8 @@ class HyperLinearLossFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tokens, hidden, weight, bias, factors_u, pixel_bias, target, valid, cu_bands, form):
         inputs = (tokens, hidden, weight, bias, factors_u, pixel_bias, target, valid, cu_bands)
-        spectral, charbonnier, count, sums = torch.ops.specfast.hyper_linear_loss_fwd(*inputs, form)
-        ctx.save_for_backward(*inputs, sums)
+        spectral, charbonnier, count, *saved = torch.ops.specfast.hyper_linear_loss_fwd(*inputs, form)
+        ctx.save_for_backward(*inputs, *saved)
         ctx.form = form
         ctx.mark_non_differentiable(count)
         return spectral, charbonnier, count

@@ -15,25 +15,27 @@ _LINEAR = f"Tensor tokens, {_FACTORS}, Tensor factors_u, Tensor pixel_bias"
 _EMBED = f"Tensor patches, Tensor factors_v, {_FACTORS}, Tensor cu_bands"
 _POOL = "Tensor image, Tensor index, Tensor cu_bands, int patch_size, SymInt[] grid, Tensor? valid, Tensor? extent"
 
-for schema in (
+_SCHEMAS = (
     f"patch_pool_fwd({_POOL}) -> (Tensor, Tensor, Tensor)",
     f"patch_pool_bwd(Tensor dpatches, Tensor daverage, Tensor dmaximum, {_POOL}) -> Tensor",
     f"hyper_embed_fwd({_EMBED}, str form) -> (Tensor, Tensor, Tensor)",
     f"hyper_embed_bwd(Tensor dtokens, {_EMBED}, Tensor moments, Tensor sums, str form, bool needs_dpatches)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    f"hyper_linear_fwd({_LINEAR}, Tensor cu_bands, str form) -> Tensor",
-    f"hyper_linear_bwd(Tensor dprediction, {_LINEAR}, Tensor cu_bands, str form)"
+    f"hyper_linear_fwd({_LINEAR}, Tensor cu_bands, str form) -> (Tensor, Tensor, Tensor)",
+    f"hyper_linear_bwd(Tensor dprediction, {_LINEAR}, Tensor cu_bands, Tensor moments, Tensor offset, str form)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"hyper_linear_loss_fwd({_LINEAR}, Tensor target, Tensor valid, Tensor cu_bands, str form)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"hyper_linear_loss_bwd(Tensor dspectral, Tensor dcharbonnier, {_LINEAR}, Tensor target, Tensor valid,"
-    " Tensor cu_bands, Tensor sums, str form) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor cu_bands, Tensor sums, Tensor moments, Tensor offset, str form) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "spectral_loss_fwd(Tensor prediction, Tensor target, Tensor valid, Tensor cu_bands)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     "spectral_loss_bwd(Tensor dspectral, Tensor dcharbonnier, Tensor prediction, Tensor target, Tensor valid,"
     " Tensor cu_bands, Tensor sums) -> Tensor",
-):
-    LIBRARY.define(schema)
+)
+for _schema in _SCHEMAS:
+    LIBRARY.define(_schema)
+NAMES = tuple(schema.partition("(")[0] for schema in _SCHEMAS)
 
 
 def _wide(tensor):
@@ -79,11 +81,19 @@ def _(dtokens, patches, factors_v, hidden, weight, bias, cu_bands, moments, sums
 
 @torch.library.register_fake("specfast::hyper_linear_fwd")
 def _(tokens, hidden, weight, bias, factors_u, pixel_bias, cu_bands, form):
-    return tokens.new_empty(hidden.shape[0], tokens.shape[1], factors_u.shape[1])
+    prediction = tokens.new_empty(hidden.shape[0], tokens.shape[1], factors_u.shape[1])
+    return prediction, *_moments(tokens, weight, form)
+
+
+def _moments(tokens, weight, form):
+    if form == "direct":
+        return tokens.new_empty(0), tokens.new_empty(0)
+    rank, _, inner = weight.shape
+    return tokens.new_empty(*tokens.shape[:2], rank, inner), tokens.new_empty(*tokens.shape[:2], rank)
 
 
 @torch.library.register_fake("specfast::hyper_linear_bwd")
-def _(dprediction, tokens, hidden, weight, bias, factors_u, pixel_bias, cu_bands, form):
+def _(dprediction, tokens, hidden, weight, bias, factors_u, pixel_bias, *_):
     return _like(tokens, hidden, weight, bias, factors_u, pixel_bias)
 
 
@@ -95,7 +105,8 @@ def _loss_outputs(like, samples, tokens, pixels):
 
 @torch.library.register_fake("specfast::hyper_linear_loss_fwd")
 def _(tokens, hidden, weight, bias, factors_u, pixel_bias, target, valid, cu_bands, form):
-    return _loss_outputs(tokens, tokens.shape[0], tokens.shape[1], factors_u.shape[1])
+    outputs = _loss_outputs(tokens, tokens.shape[0], tokens.shape[1], factors_u.shape[1])
+    return *outputs, *_moments(tokens, weight, form)
 
 
 @torch.library.register_fake("specfast::hyper_linear_loss_bwd")

@@ -151,11 +151,12 @@ def test_opcheck(op, form):
         for needs_dpatches in (True, False):
             torch.library.opcheck(backward, (torch.randn_like(tokens), *every.values(), *saved, form, needs_dpatches))
     elif op == "hyper_linear":
-        torch.library.opcheck(backward, (torch.randn_like(outputs), *every.values(), form))
+        prediction, *saved = outputs
+        torch.library.opcheck(backward, (torch.randn_like(prediction), *every.values(), *saved, form))
     else:
-        spectral, charbonnier, _, sums = outputs
+        spectral, charbonnier, _, *saved = outputs
         torch.library.opcheck(
-            backward, (torch.randn_like(spectral), torch.randn_like(charbonnier), *every.values(), sums, *extra)
+            backward, (torch.randn_like(spectral), torch.randn_like(charbonnier), *every.values(), *saved, *extra)
         )
 
 

@@ -84,16 +84,16 @@ def test_hyper_linear_loss():
     prediction = tokens * pixels * 160 * 16 * FLOAT  # of one sample
     factors = 160 * 8 * 256 * FLOAT  # V of one sample
     for form in ("direct", "reassociated"):
-        spectral, charbonnier, _, sums = eager.hyper_linear_loss_fwd(*many, form)
-        assert sums.numel() == 2 * 3 * tokens * pixels
-        backward_inputs = (torch.ones_like(spectral), torch.ones_like(charbonnier), *many, sums, form)
+        spectral, charbonnier, _, *saved = eager.hyper_linear_loss_fwd(*many, form)
+        assert saved[0].numel() == 2 * 3 * tokens * pixels
+        backward_inputs = (torch.ones_like(spectral), torch.ones_like(charbonnier), *many, *saved, form)
         # tiles are bounded, so the largest temporary is too, however many bands there are
         assert peak_of(eager.hyper_linear_loss_fwd, *many, form).largest < prediction / 2
         assert peak_of(eager.hyper_linear_loss_bwd, *backward_inputs).largest < prediction / 2
     held = {}
     for form in ("direct", "reassociated"):
-        *_, sums = eager.hyper_linear_loss_fwd(*inputs, form)
-        arguments = (torch.ones(2), torch.ones(2), *inputs, sums, form)
+        _, _, _, *saved = eager.hyper_linear_loss_fwd(*inputs, form)
+        arguments = (torch.ones(2), torch.ones(2), *inputs, *saved, form)
         held[form] = max(
             peak_of(eager.hyper_linear_loss_fwd, *inputs, form).largest,
             peak_of(eager.hyper_linear_loss_bwd, *arguments).largest,
@@ -108,4 +108,6 @@ def test_what_autograd_saves_of_the_loss():
         ops.hyper_linear_loss(**{k: v.requires_grad_() for k, v in inputs.items()}, **constants, cu_bands=CASE.cu_bands)
     given = {t.data_ptr() for t in [*inputs.values(), *constants.values(), CASE.cu_bands]}
     extra = sum(t.numel() for t in saved if t.data_ptr() not in given and t.is_floating_point())
-    assert extra == 2 * 3 * 128 * 16  # three sums a pixel; the fourth is not needed again
+    rank, inner = CASE.rank, CASE.hidden
+    # three sums a pixel (the fourth is not needed again), and the tokens' moments with their offset
+    assert extra == 2 * 128 * (3 * 16 + rank * (inner + 1))

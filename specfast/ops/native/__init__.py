@@ -1,0 +1,1 @@
+"""Operators through the extension specfast._C: tensors become addresses, sizes and strides here, and only here."""
