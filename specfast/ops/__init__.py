@@ -5,6 +5,8 @@ bands of all samples lie along one axis of length S, with offsets ``cu_bands`` i
 """
 
 from specfast.ops.backends import BACKENDS, choose_backend, use_backend
+from specfast.ops.cost import Cost, cost
+from specfast.ops.explaining import Explanation, explain
 from specfast.ops.hyper_embed import hyper_embed
 from specfast.ops.hyper_linear import hyper_linear, hyper_linear_loss
 from specfast.ops.patch_pool import patch_pool
@@ -13,8 +15,12 @@ from specfast.ops.spectral_loss import spectral_loss
 
 __all__ = [
     "BACKENDS",
+    "Cost",
+    "Explanation",
     "choose_backend",
     "choose_form",
+    "cost",
+    "explain",
     "hyper_embed",
     "hyper_linear",
     "hyper_linear_loss",

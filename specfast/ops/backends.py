@@ -84,6 +84,11 @@ def choose_backend(name: str, *arguments) -> tuple[str, Callable]:
     raise AssertionError("eager runs everything")
 
 
+def preferred_backend(device: str) -> str:
+    """Return the wished backend, or the first in the order of a device type."""
+    return _wish()[0] or _ORDER.get(device, ("eager",))[0]
+
+
 def _wish() -> tuple[str | None, bool]:
     name, strict = _forced or (os.environ.get("SPECFAST_BACKEND") or "auto", False)
     if name == "auto":

@@ -38,7 +38,11 @@ def choose_form(
         if form not in FORMS:
             raise ValueError(f"{op}: form must be one of {', '.join(FORMS)} or None; got {form!r}")
         return form
-    shapes = {"samples": samples, "bands": bands, "tokens": tokens, "width": width, "rank": rank, "hidden": hidden}
+    return cheaper_form(samples=samples, bands=bands, tokens=tokens, width=width, rank=rank, hidden=hidden)
+
+
+def cheaper_form(**shapes: int) -> str:
+    """Return the form with fewer :func:`multiply_adds`."""
     return "direct" if multiply_adds("direct", **shapes) < multiply_adds("reassociated", **shapes) else "reassociated"
 
 

@@ -1,4 +1,4 @@
-"""CPU backend: C++ kernels for float32 and bfloat16; large dense GEMMs go through torch to its library."""
+"""patch_pool by the C++ kernel: one pass over every band."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ import torch
 from torch import Tensor
 
 from specfast import _native
-
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-
-
-def unsupported(name: str, *arguments) -> str | None:
-    """Why this backend cannot run the operator on these arguments, or None."""
-    first = arguments[0]
-    if first.device.type != "cpu":
-        return f"tensors on {first.device.type}"
-    return None if first.dtype in _DTYPES else f"{first.dtype} inputs"
+from specfast.ops.native.cpu.dtypes import DTYPES
 
 
 def patch_pool_fwd(
@@ -38,7 +29,7 @@ def patch_pool_fwd(
     extent = None if extent is None else extent.contiguous()
     _native.extension().patch_pool(
         image=image.data_ptr(),
-        dtype=_DTYPES[image.dtype],
+        dtype=DTYPES[image.dtype],
         shape=tuple(image.shape),
         strides=image.stride(),
         index=index.data_ptr(),
