@@ -74,7 +74,11 @@ class _Direct:
 
     def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
         dweight = self.dweight.view(-1, *self.shape).permute(1, 2, 0)
-        return self.dtokens.to(self.dtype), dweight.to(self.dtype).contiguous(), self.dbias.view(self.shape).to(self.dtype)
+        return (
+            self.dtokens.to(self.dtype),
+            dweight.to(self.dtype).contiguous(),
+            self.dbias.view(self.shape).to(self.dtype),
+        )
 
 
 class _Reassociated:

@@ -27,7 +27,8 @@ _SCHEMAS = (
     f"hyper_linear_loss_fwd({_LINEAR}, Tensor target, Tensor valid, Tensor cu_bands, str form)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"hyper_linear_loss_bwd(Tensor dspectral, Tensor dcharbonnier, {_LINEAR}, Tensor target, Tensor valid,"
-    " Tensor cu_bands, Tensor sums, Tensor moments, Tensor offset, str form) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor cu_bands, Tensor sums, Tensor moments, Tensor offset, str form)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "spectral_loss_fwd(Tensor prediction, Tensor target, Tensor valid, Tensor cu_bands)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     "spectral_loss_bwd(Tensor dspectral, Tensor dcharbonnier, Tensor prediction, Tensor target, Tensor valid,"

@@ -60,7 +60,7 @@ def test_unknown_names_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="use_backend: backend must be one of cpu, triton, cuda, eager; got 'gpu'"):
         ops.use_backend("gpu").__enter__()
     monkeypatch.setenv("SPECFAST_BACKEND", "fast")
-    with pytest.raises(ValueError, match="SPECFAST_BACKEND: backend must be one of .*; got 'fast'"):
+    with pytest.raises(ValueError, match=r"SPECFAST_BACKEND: backend must be one of .*; got 'fast'"):
         ops.patch_pool(*pool_arguments())
 
 

@@ -79,9 +79,9 @@ def test_explain_says_the_choice_and_its_price():
 
 
 def test_bad_questions_are_refused():
-    with pytest.raises(ValueError, match="op must be one of patch_pool, .*; got 'embed'"):
+    with pytest.raises(ValueError, match=r"op must be one of patch_pool, .*; got 'embed'"):
         ops.cost("embed", **SIZES)
-    with pytest.raises(ValueError, match="op must be one of patch_pool, .*; got 'embed'"):
+    with pytest.raises(ValueError, match=r"op must be one of patch_pool, .*; got 'embed'"):
         ops.explain("embed", **SIZES)
     with pytest.raises(ValueError, match="mode must be one of forward, backward, full; got 'both'"):
         ops.cost("hyper_embed", "both", **SIZES)
