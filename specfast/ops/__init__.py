@@ -4,8 +4,8 @@ Each is checked, planned and differentiable; see the functions' own docstrings f
 bands of all samples lie along one axis of length S, with offsets ``cu_bands`` int32 [B + 1].
 
 They work under ``torch.compile(fullgraph=True)``, activation checkpointing, autocast (inputs are cast to the autocast
-dtype, as torch's matmuls do) and, through the Triton backend, in CUDA graphs. Results do not vary between runs. They are
-differentiable once; the transforms of ``torch.func`` (grad, vmap, jvp) are refused by torch's autograd Functions.
+dtype, as torch's matmuls do) and, through the Triton backend, in CUDA graphs. Results do not vary between runs. They
+are differentiable once; the transforms of ``torch.func`` (grad, vmap, jvp) are refused by torch's autograd Functions.
 """
 
 from specfast.ops.backends import BACKENDS, choose_backend, use_backend
