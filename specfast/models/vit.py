@@ -26,11 +26,11 @@ def scaled_positions(rows: int, columns: int, gsd: Tensor, width: int) -> Tensor
     def encode(count):
         phase = torch.arange(count, device=gsd.device) * gsd.double()[:, None]
         phase = phase[..., None] * omega
-        return torch.cat([phase.sin(), phase.cos()], dim=-1)  # [B, count, width / 2]
+        return torch.cat([phase.sin(), phase.cos()], dim=-1).float()  # [B, count, width / 2]
 
     x = encode(columns)[:, None].expand(-1, rows, -1, -1)
     y = encode(rows)[:, :, None].expand(-1, -1, columns, -1)
-    return torch.cat([x, y], dim=-1).flatten(1, 2).float()
+    return torch.cat([x, y], dim=-1).flatten(1, 2)
 
 
 class Attention(nn.Module):
