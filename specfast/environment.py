@@ -15,7 +15,9 @@ from specfast import __version__, _native
 # Every environment variable that specfast reads: the one table of them.
 VARIABLES = {
     "SPECFAST_BACKEND": "auto, cpu, triton, cuda or eager: the backend that operators prefer",
+    "SPECFAST_CUDA_ARCHS": "architectures the CUDA kernels are compiled for at install, such as '80 90a 100'",
     "SPECFAST_DEBUG": "1: the command line shows tracebacks",
+    "SPECFAST_NO_CUDA": "1: install without the CUDA kernels, although nvcc is there",
     "SPECFAST_NO_EXT": "1: install without, or run without, the C++ extension",
     "SPECFAST_TEXT_MODEL": "sentence model for sensors without a published description (name or folder)",
 }
