@@ -45,15 +45,15 @@ inline BFloat16 from_float<BFloat16>(float value) {
   return {static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)};
 }
 
-// Calls function with a value of the element type that `name` ("float32", "bfloat16") stands for.
+// Calls function with a value of the element type that `name` ("float32", "bfloat16") of an argument stands for.
 template <typename Function>
-void dispatch_dtype(const char* op, const std::string& name, Function function) {
+void dispatch_dtype(const char* op, const char* argument, const std::string& name, Function function) {
   if (name == "float32") {
     function(float{});
   } else if (name == "bfloat16") {
     function(BFloat16{});
   } else {
-    check(false, op, ": image must be float32 or bfloat16 here; got ", name, ".");
+    check(false, op, ": ", argument, " must be float32 or bfloat16 here; got ", name, ".");
   }
 }
 

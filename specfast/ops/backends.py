@@ -1,13 +1,15 @@
 """Which backend computes an operator: chosen on the host at every call, by device, wish and what each can do.
 
-=======  ===================================================  ==================================
-backend  what it is                                           where
-=======  ===================================================  ==================================
-cpu      C++ of specfast._C, dense GEMMs through torch         CPU, float32 and bfloat16
-triton   kernels/triton, dense GEMMs through torch             CUDA; CPU in Triton's interpreter
-cuda     CUDA C++ of specfast._C (some operators)              CUDA
-eager    PyTorch with bounded memory                           everywhere, every floating dtype
-=======  ===================================================  ==================================
+=======  =========================================================  ==================================
+backend  what it is                                                 where
+=======  =========================================================  ==================================
+cpu      C++ of specfast._C for patch_pool, hyper_linear and the    CPU, float32 and bfloat16
+         losses, dense GEMMs through torch (hyper_embed is made of
+         those, and is eager's)
+triton   kernels/triton, dense GEMMs through torch                  CUDA; CPU in Triton's interpreter
+cuda     CUDA C++ of specfast._C: patch_pool and hyper_embed        CUDA
+eager    PyTorch with bounded memory                                everywhere, every floating dtype
+=======  =========================================================  ==================================
 """
 
 from __future__ import annotations

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from specfast.ops.native.cpu.dtypes import DTYPES
-from specfast.ops.native.cpu.hyper_linear import hyper_linear_loss_bwd, hyper_linear_loss_fwd
+from specfast.ops.native.cpu.hyper_linear import (
+    hyper_linear_bwd,
+    hyper_linear_fwd,
+    hyper_linear_loss_bwd,
+    hyper_linear_loss_fwd,
+)
 from specfast.ops.native.cpu.patch_pool import patch_pool_fwd
 from specfast.ops.native.cpu.spectral_loss import spectral_loss_bwd, spectral_loss_fwd
 
 __all__ = [
+    "hyper_linear_bwd",
+    "hyper_linear_fwd",
     "hyper_linear_loss_bwd",
     "hyper_linear_loss_fwd",
     "patch_pool_fwd",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specfast import _native
 from specfast.ops.native.cpu.dtypes import DTYPES
+from specfast.ops.native.cpu.tiles import groups
 
 
 def with_adjacent_rows(pixels: Tensor) -> Tensor:
@@ -66,13 +67,13 @@ class SampleGradient:
     """d loss / d prediction of one sample, from the sums of its forward pass."""
 
     def __init__(self, sums: Tensor, valid: Tensor, bands: int, dspectral: float, dcharbonnier: float):
-        self.coefficients = sums.new_empty(4, *valid.shape)
+        self.coefficients = sums.new_empty(3, *valid.shape)
+        self.slope = dcharbonnier / max(bands, 1)
         _native.extension().loss_coefficients(
             sums=sums.data_ptr(),
             valid=valid.data_ptr(),
             shape=(bands, *valid.shape),
             dspectral=dspectral,
-            dcharbonnier=dcharbonnier,
             coefficients=self.coefficients.data_ptr(),
         )
 
@@ -89,6 +90,7 @@ class SampleGradient:
             **_tile(prediction, target, bias),
             coefficients=self.coefficients[0, first_token:].data_ptr(),
             plane=self.coefficients[0].numel(),
+            slope=self.slope,
             dbias=0 if dbias is None else dbias.data_ptr(),
         )
 
@@ -118,9 +120,11 @@ def spectral_loss_bwd(
 ) -> Tensor:
     """Return dprediction [S, M, P]."""
     target, valid, sums = with_adjacent_rows(target), valid.contiguous(), sums.contiguous()
-    dprediction = prediction.clone(memory_format=torch.contiguous_format)
+    tokens, pixels = prediction.shape[1:]
+    dprediction = torch.empty_like(prediction, memory_format=torch.contiguous_format)
     dspectral, dcharbonnier = dspectral.tolist(), dcharbonnier.tolist()
     for b, (start, end) in enumerate(itertools.pairwise(cu_bands.tolist())):
         gradient = SampleGradient(sums[b], valid[b], end - start, dspectral[b], dcharbonnier[b])
-        gradient.replace(dprediction[start:end], target[start:end])
+        for bands in groups(slice(start, end), tokens * pixels * prediction.itemsize):
+            gradient.replace(dprediction[bands].copy_(prediction[bands]), target[bands])
     return dprediction
