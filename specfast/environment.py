@@ -71,7 +71,8 @@ def _processors() -> list[tuple[str, str]]:
         extension = reason
     else:
         openmp = f"OpenMP, {module.openmp_threads()} threads" if module.openmp() else "no OpenMP, 1 thread"
-        extension = f"built ({module.cpu_capability()}, {openmp})"
+        cuda = f"CUDA {', '.join(module.cuda_architectures())}" if module.cuda_built() else "no CUDA kernels"
+        extension = f"built ({module.cpu_capability()}, {openmp}, {cuda})"
     rows = [
         (
             "CPU",

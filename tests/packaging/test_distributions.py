@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email
+import re
+import shutil
 import sys
 import sysconfig
 import tarfile
@@ -10,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import specfast
 
@@ -55,6 +58,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, source):
     code = python_files(source / "specfast", "specfast/") | python_files(source / "kernels", "specfast/kernels/")
     data = {"specfast/py.typed", "specfast/attributes.npz"}
     data |= {str(p.relative_to(source)) for p in (source / "specfast").glob("data/sensor_tables/*")}
+    data |= {f"specfast/{p.relative_to(source)}" for p in (source / "kernels").glob("configs/*.json")}
     data |= {
         str(p.relative_to(source)) for p in (source / "specfast").rglob("*") if p.suffix in (".html", ".css", ".svg")
     }
@@ -103,6 +107,21 @@ def test_installed_wheel_computes(installed, python):
 def test_installed_extension_loads(installed, python):
     out = python("from specfast import _native; print(_native.extension().__file__)", installed)
     assert out.strip() == str(installed / EXTENSION)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+def test_installed_extension_holds_cuda_kernels_and_needs_no_cuda_library(installed, python):
+    """Of the toolkit it may need nothing at run time: everything it loads is the platform's own."""
+    code = """
+from specfast import _native
+module = _native.extension()
+print(module.cuda_built(), *module.cuda_architectures())
+print(*sorted({line.split("/")[-1].split(".so")[0].strip() for line in open("/proc/self/maps") if ".so" in line}))
+"""
+    built, libraries = python(code, installed).splitlines()
+    assert built == "True sm_80 sm_90a sm_100 compute_100"
+    if torch.version.cuda is None:  # else torch loads them
+        assert not re.findall(r"libcuda\S*|libnv\S*", libraries)
 
 
 def test_installed_pure_wheel_computes_and_says_once_what_is_missing(installed_pure, python):
