@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+# Read when Triton decorates a kernel, so it must be set before specfast's are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

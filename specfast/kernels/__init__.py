@@ -1,4 +1,4 @@
-"""Compute kernels by backend: reference and eager (PyTorch), triton, and configs (tile sizes). Only specfast.ops imports them.
+"""Compute kernels by backend: reference and eager (PyTorch), triton with its configs. Only specfast.ops imports them.
 
 Their sources lie in the top-level folder kernels/. An installed package holds them here; a checkout finds them through
 the line below. The bare name "kernels" is never imported: another distribution owns it.
