@@ -1,4 +1,4 @@
-# make demo | test | test-all | bench | lint | clean, on a machine with Python 3.11 or newer, make and a C++ compiler.
+# make demo | test | test-all | bench | gpu | lint | clean, on a machine with Python 3.11 or newer, make and a C++ compiler.
 #   PYTHON=python3.12   the interpreter of the virtual environment    VENV=.venv   where it lies
 #   ARGS="tests/ops -x" more arguments for pytest, demo or bench      JOBS=2       test processes
 # Without the CPU build of torch at hand: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
@@ -12,9 +12,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 # One thread a process: the tests are many small ones, and JOBS processes share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:benchmark --numprocesses $(JOBS) --dist loadgroup
 
-.PHONY: help demo test test-all bench lint clean
+.PHONY: help demo test test-all bench gpu lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +31,13 @@ test-all: $(VENV)/.installed
 	$(PYTEST) $(ARGS)
 
 bench: $(VENV)/.installed
+	$(BIN)/python -m bench $(ARGS)
+
+# Under ten minutes: what needs a GPU, what runs on either, then the benchmarks into bench/results/<device>.json.
+gpu: $(VENV)/.installed
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "make gpu needs a CUDA device; torch finds none")'
+	$(PYTEST) -m gpu
+	$(PYTEST) -m "not gpu and not slow" tests/kernels tests/ops
 	$(BIN)/python -m bench $(ARGS)
 
 lint: $(VENV)/.linters

@@ -1,76 +1,118 @@
-"""python -m bench: measure, print a table, and write bench/results/<device>.json."""
+"""python -m bench: measure, print a table, and write bench/results/<device>-<suite>.json as the rows come.
+
+An interrupted run loses nothing: every row is on disk once measured, and --resume goes on after those that were
+measured at this commit. Draw the files with `python -m bench.plot`, compare two with `python -m bench.compare`, and
+renew the tables of README.md and docs/performance.md with `python -m bench.table`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
-import specfast
+from bench.cases import MODES, forget_compiled
+from bench.machine import commit, measure_peaks, slug
 from bench.measure import measure
-from bench.operators import OPERATORS, SHAPES
+from bench.plan import KERNELS, SUITES, UNITS, Builder, Choice, effort, plan
+from bench.results import FOLDER, ResultFile
+from bench.shapes import name_of
+from bench.timing import Clock
 
-RESULTS = Path(__file__).parent / "results"
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
-def machine(device: str) -> dict:
-    """Name what the numbers were measured on."""
-    if device.startswith("cuda"):
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = platform.processor() or platform.machine()
-        info = Path("/proc/cpuinfo")
-        if info.exists():
-            name = next((line.split(":")[1].strip() for line in info.open() if line.startswith("model name")), name)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True, check=False
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    device = torch.device(args.device)
+    choice = Choice(
+        quick=args.quick,
+        kernels=args.operators and tuple(args.operators),
+        units=args.units and tuple(args.units),
+        modes=args.modes and tuple(args.modes),
+        dtypes=args.dtypes and tuple(DTYPES[name] for name in args.dtypes),
+        providers=args.providers and tuple(args.providers),
+        batch=args.batch,
+        bands=args.bands and tuple(args.bands),
+        side=args.side,
     )
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "specfast": specfast.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-    }
+    folder = args.out or (Path("runs", "bench") if args.quick else FOLDER)
+    suites = {suite: plan(suite, device, choice) for suite in args.suites or SUITES}
+    dtypes = sorted({job.dtype for jobs in suites.values() for job in jobs}, key=name_of)
+    if not dtypes:
+        parser().error("nothing to measure: no job of these suites has such an operator and unit")
+    clock, builder, failed = Clock(device), Builder(device), 0
+    peaks = measure_peaks(device, dtypes, quick=args.quick)
+    rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {name_of(dtype)}" for dtype, rate in peaks.flops.items())
+    print(f"{slug(device)}: {rates}, {peaks.bandwidth / 1e9:.3g} GB/s", flush=True)
+    for suite, jobs in suites.items():
+        name = slug(device) if device.type == "cuda" else f"{slug(device)}-{suite}"
+        results = ResultFile(folder / f"{name}.json")
+        print(f"\n{results.path}\n{HEADER}")
+        for job in jobs:
+            for mode, work in builder.works(job):
+                names = {"unit": work.unit, "kernel": work.kernel, "mode": mode, "shape": str(work.shape)}
+                names["dtype"] = name_of(work.dtype)
+                if args.resume and all(results.has(commit(), provider=p, **names) for p in work.providers):
+                    continue
+                rows = measure(work, device, clock, peaks, effort(job, device, args.quick))
+                results.add(rows)
+                failed += sum("relative error" in row.get("failed", "") for row in rows)
+                print("\n".join(line(row, rows) for row in rows), flush=True)
+            forget_compiled()
+    return 1 if failed else 0
 
 
-def main(argv: list[str] | None = None) -> None:
+HEADER = (
+    f"{'unit':9} {'kernel':17} {'mode':8} {'shape':14} {'dtype':8} {'provider':17} {'p50 ms':>10} {'speed-up':>8} "
+    f"{'floor':>6} {'MB':>8} {'error':>8}"
+)
+
+
+def line(row: dict, rows: list[dict]) -> str:
+    """One row as text; the speed-up is over the reference measured beside it."""
+    start = (
+        f"{row['unit']:9} {row['kernel']:17} {row['mode']:8} {row['shape']:14} {row['dtype']:8} {row['provider']:17} "
+    )
+    if "p50_ms" not in row:
+        return start + row["failed"]
+    base = next((other["p50_ms"] for other in rows if other["provider"] == "reference" and "p50_ms" in other), None)
+    floor = f"{row['percent_of_floor']:.0f}%" if "percent_of_floor" in row else ""
+    memory = "" if row["peak_memory"] is None else f"{row['peak_memory'] / 1e6:.1f}"
+    speedup = f"{base / row['p50_ms']:.2f}" if base else ""
+    error = f"{row['relative_error']:.1e}" if "relative_error" in row else ""
+    return f"{start}{row['p50_ms']:10.3f} {speedup:>8} {floor:>6} {memory:>8} {error:>8}"
+
+
+def _suite(name: str) -> str:
+    if name not in SUITES:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(SUITES)}; got {name!r}")
+    return name
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=list(OPERATORS))
+    parser.add_argument("suites", nargs="*", type=_suite, help=f"of {', '.join(SUITES)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few runs, into runs/bench: tries the tool")
+    parser.add_argument("--operators", nargs="+", choices=KERNELS)
+    parser.add_argument("--units", nargs="+", choices=UNITS)
+    parser.add_argument("--modes", nargs="+", choices=MODES)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES)
     parser.add_argument(
-        "--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32", "bfloat16"]
+        "--providers",
+        nargs="+",
+        help="reference, reference-compile, reassociated, specfast, specfast-eager, ...",
     )
+    parser.add_argument("--batch", type=int, help="samples (CPU: 2, GPU: 64)")
+    parser.add_argument("--bands", nargs="+", type=int, help="bands of a sample (100 202 425)")
+    parser.add_argument("--side", type=int, help="side of the image in pixels (224)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="default: bench/results/<cpu or cuda>-operators.json")
-    args = parser.parse_args(argv)
-    rows = []
-    print(f"{'operator':18} {'mode':17} {'shape':14} {'dtype':9} {'provider':10} {'p50 ms':>9} {'speed-up':>8}")
-    for operator in args.operators:
-        for shape in SHAPES:
-            for dtype in (getattr(torch, name) for name in args.dtypes):
-                for backward in (False, True) if operator != "patch_pool" else (False,):
-                    for row in measure(operator, shape, dtype, args.device, backward=backward, repeats=args.repeats):
-                        rows.append(row)
-                        print(
-                            f"{row['operator']:18} {row['mode']:17} {row['shape']:14} {row['dtype']:9} "
-                            f"{row['provider']:10} {row['p50_ms']:9.2f} {row['speedup']:8.2f}",
-                            flush=True,
-                        )
-    out = args.out or RESULTS / f"{args.device.split(':')[0]}-operators.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"machine": machine(args.device), "rows": rows}, indent=1) + "\n")
-    os.replace(temporary, out)
-    print(f"wrote {out}")
+    parser.add_argument("--out", type=Path, help="folder of the result files (bench/results)")
+    parser.add_argument("--resume", action="store_true", help="skip what was measured at this commit")
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
