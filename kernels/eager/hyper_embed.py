@@ -37,8 +37,9 @@ def hyper_embed_fwd(
         return out, patches.new_empty(0), patches.new_empty(0)
     moments = patches.new_empty(samples, tokens, rank, inner)
     sums = patches.new_empty(samples, tokens, rank)
+    scratch = _scratch(patches, rank, cu_bands)
     for b, (start, end) in _segments(cu_bands):
-        projected = _projected(patches, factors_v, start, end)
+        projected = _projected(patches, factors_v, start, end, out=scratch[: end - start])
         torch.mm(projected.flatten(1).mT, hidden[start:end], out=moments[b].view(tokens * rank, inner))
         torch.sum(projected, dim=0, out=sums[b])
     out = torch.addmm(
@@ -98,14 +99,21 @@ def hyper_embed_bwd(
     dbias = flat.mT @ sums.flatten(0, 1)
     dmoments = (flat @ weight.reshape(width, rank * inner)).view(samples, tokens * rank, inner)
     dsums = (flat @ bias).view(samples, tokens * rank)
+    scratch = _scratch(patches, rank, cu_bands)
     for b, (start, end) in _segments(cu_bands):
-        projected = _projected(patches, factors_v, start, end).flatten(1)
+        projected = _projected(patches, factors_v, start, end, out=scratch[: end - start]).flatten(1)
         torch.mm(projected, dmoments[b], out=dhidden[start:end])
-        dprojected = torch.addmm(dsums[b], hidden[start:end], dmoments[b].mT)
+        dprojected = torch.addmm(dsums[b], hidden[start:end], dmoments[b].mT, out=projected)
         through_projection(dprojected.view(end - start, tokens, rank), start, end)
     return dpatches, dfactors_v, dhidden, dweight, dbias
 
 
-def _projected(patches: Tensor, factors_v: Tensor, start: int, end: int) -> Tensor:
+def _scratch(patches: Tensor, rank: int, cu_bands: Tensor) -> Tensor:
+    """Room for h of any one sample: on a CPU, touching the pages of a new one costs as much as filling it."""
+    most = max(cu_bands.diff().tolist(), default=0)
+    return patches.new_empty(most, patches.shape[1], rank)
+
+
+def _projected(patches: Tensor, factors_v: Tensor, start: int, end: int, out: Tensor | None = None) -> Tensor:
     """h = V x of the bands [start, end): [C, K, R], contiguous."""
-    return torch.bmm(patches[start:end], factors_v[start:end].mT)
+    return torch.bmm(patches[start:end], factors_v[start:end].mT, out=out)
