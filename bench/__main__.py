@@ -19,6 +19,7 @@ from bench.measure import measure
 from bench.plan import KERNELS, SUITES, UNITS, Builder, Choice, effort, plan
 from bench.results import FOLDER, ResultFile
 from bench.shapes import name_of
+from bench.summary import LABELS
 from bench.timing import Clock
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
@@ -26,6 +27,10 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float1
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if "float16" in (args.dtypes or ()) and "step" in (args.suites or SUITES):
+        parser().error("--dtypes: the training step runs in float32 or bfloat16; leave out float16 or the suite step")
+    if args.resume and commit().endswith("+"):
+        parser().error("--resume: files differ from the last commit, so what was measured before may be of others")
     device = torch.device(args.device)
     choice = Choice(
         quick=args.quick,
@@ -100,11 +105,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--units", nargs="+", choices=UNITS)
     parser.add_argument("--modes", nargs="+", choices=MODES)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES)
-    parser.add_argument(
-        "--providers",
-        nargs="+",
-        help="reference, reference-compile, reassociated, specfast, specfast-eager, ...",
-    )
+    parser.add_argument("--providers", nargs="+", choices=LABELS)
     parser.add_argument("--batch", type=int, help="samples (CPU: 2, GPU: 64)")
     parser.add_argument("--bands", nargs="+", type=int, help="bands of a sample (100 202 425)")
     parser.add_argument("--side", type=int, help="side of the image in pixels (224)")

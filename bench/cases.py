@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.measure import Provider, Work
+from bench.memory import roomy
 from bench.shapes import Shape
 from specfast import ops
 
@@ -28,7 +29,7 @@ class Case:
         inputs: get gradients; so do the module's parameters.
         constants: the rest (floating ones in the dtype of the case).
         forms: how each provider computes it; ``specfast`` also serves its forced backends.
-        exact: the form that gives the expected numbers in float64.
+        exact: gives the expected numbers, in float64.
         cost: of one mode.
         unchecked: forms that compute another function (a lower bound).
         module: in float32; its forms run under autocast where the dtype is another.
@@ -37,19 +38,19 @@ class Case:
     inputs: Tensors
     constants: Tensors
     forms: dict[str, Form]
-    exact: str
+    exact: Form
     cost: Callable[[str], ops.Cost]
     unchecked: dict[str, tuple[Form, nn.Module]] = field(default_factory=dict)
     module: nn.Module | None = None
 
-    def converted(self, dtype: torch.dtype) -> Case:
-        """The same in another precision."""
+    def oracle(self, dtype: torch.dtype) -> Case:
+        """The exact form alone, in another precision."""
         wide = [
             {name: value.to(dtype) if value.is_floating_point() else value for name, value in group.items()}
             for group in (self.inputs, self.constants)
         ]
         module = None if self.module is None else copy.deepcopy(self.module).to(dtype)
-        return Case(*wide, self.forms, self.exact, self.cost, module=module)
+        return Case(*wide, {"exact": self.exact}, self.exact, self.cost, module=module)
 
 
 def providers_of(case: Case, device: torch.device) -> list[str]:
@@ -69,20 +70,17 @@ def work_of(
     def expected() -> Tensors:
         """In float64, or in float32 where a GPU has no room for that."""
         if not known:
-            try:
-                known.update(
-                    _named(case, mode, setup(case.converted(torch.float64), case.exact, mode, torch.float64)())
-                )
-            except torch.OutOfMemoryError:
-                known.update(
-                    _named(case, mode, setup(case.converted(torch.float32), case.exact, mode, torch.float32)())
-                )
+
+            def exact(dtype: torch.dtype) -> tuple[Tensor, ...]:
+                return setup(case.oracle(dtype), "exact", mode, dtype)()
+
+            known.update(_named(case, mode, roomy(lambda: exact(torch.float64), lambda: exact(torch.float32))))
         return known
 
     def provider(name: str) -> Provider:
         if name in case.unchecked:
             form, module = case.unchecked[name]
-            other = Case({}, case.constants, {name: form}, name, case.cost, module=module)
+            other = Case({}, case.constants, {name: form}, form, case.cost, module=module)
             return Provider(lambda: setup(other, name, mode, dtype), None)
         return Provider(
             lambda: setup(case, name, mode, dtype),

@@ -45,7 +45,7 @@ def compare(before: list[dict], after: list[dict], threshold: float) -> list[Cha
         if "p50_ms" in row and "p50_ms" in was:
             ratio = row["p50_ms"] / was["p50_ms"]
             noise = SPREAD * max(_spread(row), _spread(was))
-            if abs(ratio - 1) > max(threshold, min(noise, 1.0)):
+            if abs(ratio - 1) > max(threshold, min(noise, 0.5)):
                 changes.append(Change(key(row), "p50", ratio, ratio > 1))
         if row.get("peak_memory") and was.get("peak_memory"):
             ratio = row["peak_memory"] / was["peak_memory"]

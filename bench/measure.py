@@ -16,9 +16,10 @@ from bench.shapes import Shape, name_of
 from bench.timing import Clock, interleave, quantiles
 from specfast.testing import relative_rms
 
-# Relative RMS error against float64, or float32 where that is what can be had, which a provider may have in any case;
-# beyond it, it may have twice the reference's own.
+# Relative RMS error of each output and gradient against float64, or float32 where that is what can be had, which a
+# provider may have in any case; beyond it, it may have twice the reference's own, which has a limit, too.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+REFERENCE_LIMIT = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-2}
 
 
 @dataclass
@@ -77,49 +78,66 @@ class Effort:
 
 def measure(work: Work, device: torch.device, clock: Clock, peaks: Peaks, effort: Effort) -> list[dict]:
     """Return a row a provider; one that failed has ``failed`` with the reason, and no times."""
-    try:
-        expected = work.expected() if work.expected else None
-    except torch.OutOfMemoryError:
-        reason = "out of memory in the computation to compare with"
-        return [_row(work, name, failed=reason) | versions(device) for name in work.providers]
-    rows, errors, first = {}, {}, {}
-    for name, provider in work.providers.items():
-        try:
-            outputs, memory, first[name] = _first_run(provider, device, clock)
-        except (RuntimeError, torch.OutOfMemoryError) as error:
-            rows[name] = _row(work, name, failed=" ".join(str(error).split())[:200])
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            continue
-        rows[name] = _row(work, name, peak_memory=memory)
-        if outputs is None:
-            continue
-        if expected is None:
-            expected = outputs
-            work.remember(outputs)
-        errors[name] = worst_error(outputs, expected)
-        del outputs
-        allowed = max(TOLERANCE[work.dtype], 2 * errors.get("reference", 0.0))
-        if name == "reference":
-            allowed = 10 * TOLERANCE[work.dtype]
-        rows[name]["relative_error"] = float(f"{errors[name]:.2e}")
-        if not errors[name] <= allowed:
-            rows[name]["failed"] = f"relative error {errors[name]:.1e}, allowed {allowed:.1e}: no time is reported"
-    del expected
-    good = {name: work.providers[name].setup for name in rows if "failed" not in rows[name]}
-    repeats = {name: effort.repeats(first[name]) for name in good}
-    for name, times in interleave(good, clock, repeats).items():
-        rows[name] |= _timing(work, times, peaks)
     machine = versions(device)
     machine["peak_tflops"] = round(peaks.flops[work.dtype] / 1e12, 4)
     machine["peak_gbs"] = round(peaks.bandwidth / 1e9, 2)
-    return [row | machine for row in rows.values()]
+    rows = {name: _row(work, name) | machine for name in work.providers}
+    try:
+        expected = work.expected() if work.expected else None
+    except torch.OutOfMemoryError:
+        return [row | {"failed": "out of memory in the computation to compare with"} for row in rows.values()]
+    allowed, first = None, {}
+    for name, provider in work.providers.items():
+        row = rows[name]
+        try:
+            outputs, row["peak_memory"], first[name] = _first_run(provider, device, clock)
+            if outputs is None:
+                continue
+            if expected is None:
+                expected = outputs
+                work.remember(outputs)
+            errors = errors_of(outputs, expected)
+            del outputs
+        except Exception as error:  # out of memory, shared memory or registers; no such kernel; no gradient
+            row["failed"] = _reason(error)
+        if "failed" in row:  # outside of the handler, so that what the traceback holds is free
+            _give_back(device)
+            continue
+        row["relative_error"] = float(f"{max(errors.values()):.2e}")
+        limits = allowed or dict.fromkeys(errors, TOLERANCE[work.dtype])
+        if name == "reference":
+            limits = dict.fromkeys(errors, REFERENCE_LIMIT[work.dtype])
+        worst = max(errors, key=lambda output: errors[output] / limits[output])
+        if not errors[worst] <= limits[worst]:
+            row["failed"] = (
+                f"relative error {errors[worst]:.1e} of {worst}, allowed {limits[worst]:.1e}: no time is reported"
+            )
+        elif name == "reference":
+            allowed = {output: max(TOLERANCE[work.dtype], 2 * error) for output, error in errors.items()}
+    good = {name: work.providers[name].setup for name, row in rows.items() if "failed" not in row}
+    repeats = {name: effort.repeats(first[name]) for name in good}
+    for name, times in interleave(good, clock, repeats).items():
+        lower_bound = work.providers[name].outputs is None
+        rows[name] |= _timing(work, times, peaks, floor=not lower_bound)
+    return list(rows.values())
 
 
-def worst_error(outputs: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Largest relative RMS error of the expected tensors; NaN, or nothing to compare, is beyond all limits."""
-    errors = [relative_rms(outputs[name], value) for name, value in expected.items()]
-    return max((error if error == error else float("inf") for error in errors), default=float("inf"))
+def errors_of(outputs: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    """Relative RMS error of each expected tensor; NaN is beyond all limits, and so is nothing to compare."""
+    errors = {name: relative_rms(outputs[name], value) for name, value in expected.items()}
+    return {name: error if error == error else float("inf") for name, error in errors.items()} or {
+        "nothing": float("inf")
+    }
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _give_back(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _first_run(provider: Provider, device: torch.device, clock: Clock):
@@ -137,7 +155,7 @@ def _first_run(provider: Provider, device: torch.device, clock: Clock):
     return provider.outputs and provider.outputs(result), peak.bytes, milliseconds
 
 
-def _row(work: Work, provider: str, **values) -> dict:
+def _row(work: Work, provider: str) -> dict:
     shape = work.shape
     return {
         "unit": work.unit,
@@ -149,11 +167,11 @@ def _row(work: Work, provider: str, **values) -> dict:
         "patches": shape.patches,
         "dtype": name_of(work.dtype),
         "provider": provider,
-        **values,
+        "peak_memory": None,
     }
 
 
-def _timing(work: Work, times: list[float], peaks: Peaks) -> dict:
+def _timing(work: Work, times: list[float], peaks: Peaks, *, floor: bool) -> dict:
     low, median, high = quantiles(times)
     row = {
         "p20_ms": round(low, 4),
@@ -162,12 +180,12 @@ def _timing(work: Work, times: list[float], peaks: Peaks) -> dict:
         "runs": len(times),
         "samples_per_s": round(1e3 * work.shape.samples / median, 4),
     }
-    if work.flop or work.bytes:
-        floor = peaks.floor_ms(work.flop, work.bytes, work.dtype)
+    if floor and (work.flop or work.bytes):
+        least = peaks.floor_ms(work.flop, work.bytes, work.dtype)
         row |= {
             "tflops": float(f"{work.flop / median / 1e9:.4g}"),
             "gbs": float(f"{work.bytes / median / 1e6:.4g}"),
-            "floor_ms": round(floor, 4),
-            "percent_of_floor": round(100 * floor / median, 1),
+            "floor_ms": round(least, 4),
+            "percent_of_floor": round(100 * least / median, 1),
         }
     return row

@@ -3,7 +3,7 @@
 On a GPU, of torch's allocator. On Linux, of the process: the kernel's own high-water mark of resident memory, reset
 before the call (so scratch memory of libraries and of native code counts, too). glibc is told meanwhile to return
 every block of 256 kB and more when it is freed; otherwise freed blocks of earlier calls would hide what is allocated.
-Against a list of tensors of known sizes it is right to within 2 MB (tests/bench/test_memory.py).
+Against a list of tensors of known sizes it is right to within some MB (tests/bench/test_measure.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import contextlib
 import ctypes
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _RETURNED = 256 * 2**10
@@ -29,6 +32,17 @@ class Peak:
     """Bytes; None where they cannot be measured."""
 
     bytes: int | None = None
+
+
+def roomy(first: Callable[[], T], second: Callable[[], T]) -> T:
+    """The first call's result, or the second's where a GPU has no room for the first."""
+    try:
+        return first()
+    except torch.OutOfMemoryError:
+        pass  # what failed is only freed once its traceback is gone
+    gc.collect()
+    torch.cuda.empty_cache()
+    return second()
 
 
 @contextlib.contextmanager

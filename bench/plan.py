@@ -18,6 +18,7 @@ from bench.step import PROVIDERS, EncoderBench, StepBench
 SUITES = ("operators", "step", "scaling")
 UNITS = ("operator", "module", "step", "inference")
 KERNELS = (*OPERATORS, "training_step", "encoder")
+EVERY = ("all",)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Job:
     shape: Shape
     dtype: torch.dtype
     modes: tuple[str, ...]
-    providers: tuple[str, ...] | None  # None: all but those that compile
+    providers: tuple[str, ...] | None  # None: all but those that compile; EVERY: those, too
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,20 @@ def _chosen(job: Job, choice: Choice) -> Job:
 
 def _operators(gpu: bool, shape: Shape, bands: Iterable[int], dtypes, quick: bool) -> Iterator[Job]:
     for dtype in dtypes:
+        brief = not gpu and dtype != dtypes[0]  # forward and backward in one row, on a CPU
         for kernel in OPERATORS:
-            modes = ("forward",) if kernel == "patch_pool" else MODES  # the image gets no gradient in training
+            modes = ("full",) if brief else MODES
+            if kernel == "patch_pool":
+                modes = ("forward",)  # the image gets no gradient in training
             yield Job("operator", kernel, shape, dtype, modes, None)
         for kernel in MODULES:
             for count in bands:
                 here = dataclasses.replace(shape, bands=count)
-                yield Job("module", kernel, here, dtype, ("forward", "full"), None)
-            if not quick and (gpu or dtype == torch.float32):  # on a CPU a compilation takes longer than all else
-                compiled = ("reference", "reference-compile", "specfast")
-                yield Job("module", kernel, shape, dtype, ("forward", "full") if gpu else ("full",), compiled)
+                # on a CPU a compilation takes longer than all else, so there is one a module
+                compiled = not quick and (gpu or (dtype == torch.float32 and count == shape.bands))
+                yield Job("module", kernel, here, dtype, ("full",), None if not compiled else EVERY)
+                if not brief:
+                    yield Job("module", kernel, here, dtype, ("forward",), None if not gpu else EVERY)
 
 
 def _step(gpu: bool, shape: Shape, bands: Iterable[int], dtypes, quick: bool) -> Iterator[Job]:
@@ -90,15 +95,14 @@ def _step(gpu: bool, shape: Shape, bands: Iterable[int], dtypes, quick: bool) ->
     for dtype in dtypes:
         for count in bands:
             here = dataclasses.replace(shape, bands=count)
+            compiled = not quick and count == shape.bands and (gpu or dtype == torch.float32)
             yield Job("inference", "encoder", here, dtype, ("forward",), eager)
-            yield Job("step", "training_step", here, dtype, ("full",), eager)
-        if not quick:
-            for samples in (shape.samples // 2, shape.samples // 4) if gpu else (1,):
+            yield Job("step", "training_step", here, dtype, ("full",), PROVIDERS if compiled else eager)
+        if not quick and dtype == dtypes[0]:
+            for samples in (shape.samples // 2, shape.samples // 4) if gpu else (1, 4):
                 here = dataclasses.replace(shape, samples=samples)
                 yield Job("step", "training_step", here, dtype, ("full",), eager)
                 yield Job("inference", "encoder", here, dtype, ("forward",), eager)
-            if gpu or dtype == torch.float32:
-                yield Job("step", "training_step", shape, dtype, ("full",), PROVIDERS)
 
 
 def _scaling(gpu: bool, shape: Shape, bands: Iterable[int], dtypes, quick: bool) -> Iterator[Job]:
@@ -108,6 +112,8 @@ def _scaling(gpu: bool, shape: Shape, bands: Iterable[int], dtypes, quick: bool)
     shapes = [dataclasses.replace(base, bands=32 * step) for step in steps]
     shapes += [dataclasses.replace(base, side=side) for side in sides]
     shapes += [dataclasses.replace(base, samples=step * (4 if gpu else 1)) for step in steps]
+    if not gpu:
+        shapes = [here for here in shapes if here != shape]  # which is measured with the operators
     for kernel in MODULES:
         for here in dict.fromkeys(shapes):
             yield Job("module", kernel, here, dtypes[0], ("full",), ("reference", "specfast"))
@@ -119,7 +125,7 @@ def effort(job: Job, device: torch.device, quick: bool) -> Effort:
         return Effort(budget_s=0.2, least=2, most=3)
     if device.type == "cuda":
         return Effort(budget_s=0.5, least=5, most=50)
-    return Effort(budget_s=2.0 if job.unit in ("operator", "module") else 8.0, least=3, most=15)
+    return Effort(budget_s=2.5 if job.unit in ("operator", "module") else 10.0, least=3, most=15)
 
 
 class Builder:
@@ -140,8 +146,11 @@ class Builder:
         make = (OPERATORS if job.unit == "operator" else MODULES)[job.kernel]
         case = make(job.shape, job.dtype, self.device)
         known = providers_of(case, self.device)
-        names = job.providers or [name for name in known if not name.endswith("-compile")]
-        chosen = [name for name in names if name in known]
+        if job.providers == EVERY:
+            chosen = known
+        else:
+            names = job.providers or [name for name in known if not name.endswith("-compile")]
+            chosen = [name for name in names if name in known]
         yield from (
             (mode, work_of(case, job.unit, job.kernel, mode, job.shape, job.dtype, chosen)) for mode in job.modes
         )

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from bench.machine import ROOT
 from bench.results import FOLDER
-from bench.summary import AXES, HEADLINE, devices, dtypes, lines, speedup, timed, usual
+from bench.summary import AXES, HEADLINE, LABELS, devices, dtypes, lines, speedup, timed, usual
 from specfast.files import write_atomic
 from specfast.report.style import BLUE, INK, MUTED, ORANGE, PURPLE, SKY, VERMILLION, new_figure, styled, to_png
 
 FIGURES = ROOT / "docs" / "images" / "performance"
-STYLE = {  # one color and marker a provider, in every figure
-    "reference": ("published form", VERMILLION, "s"),
-    "reference-compile": ("published form, torch.compile", ORANGE, "^"),
-    "reassociated": ("re-associated, plain PyTorch", SKY, "D"),
-    "specfast": ("specfast", BLUE, "o"),
-    "specfast-compile": ("specfast, torch.compile", PURPLE, "v"),
-    "conv2d": ("Conv2d for fixed bands", MUTED, "P"),
+STYLE = {  # one color and marker a provider, in every figure; the others are in the tables
+    "reference": (VERMILLION, "s"),
+    "reference-compile": (ORANGE, "^"),
+    "reassociated": (SKY, "D"),
+    "specfast": (BLUE, "o"),
+    "specfast-compile": (PURPLE, "v"),
+    "conv2d": (MUTED, "P"),
 }
 
 
@@ -33,7 +33,7 @@ def figures_of(rows: list[dict]) -> dict[str, str]:
         "roofline": "Operators and modules under the measured roof",
         "scaling": "Growth of time in bands, patches and samples",
         "memory": "Peak memory by provider and band count",
-        "throughput": "Samples a second against bands and batch",
+        "throughput": "Samples a second and peak memory against bands and batch",
     }
     if not _headline_groups(rows):
         return {}
@@ -105,11 +105,11 @@ def _grouped_bars(ax, rows: list[dict], value: Callable[[dict], float | None], a
     providers = [name for name in STYLE if any(row["provider"] == name for row in rows)]
     width = 0.84 / len(providers)
     for number, provider in enumerate(providers):
-        label, color, _ = STYLE[provider]
+        color, _ = STYLE[provider]
         found = {row["bands"]: row for row in rows if row["provider"] == provider}
         spots = [(bands.index(count), row) for count, row in found.items() if value(row)]
         x = [spot + (number - (len(providers) - 1) / 2) * width for spot, _ in spots]
-        ax.bar(x, [value(row) for _, row in spots], 0.92 * width, color=color, label=label)
+        ax.bar(x, [value(row) for _, row in spots], 0.92 * width, color=color, label=LABELS[provider])
         if annotate and provider == "specfast":
             for at, (_, row) in zip(x, spots, strict=True):
                 base = next((o for o in rows if o["provider"] == "reference" and o["bands"] == row["bands"]), None)
@@ -185,7 +185,7 @@ def roofline(rows: list[dict]):
                 intensity,
                 row["tflops"],
                 markers[number % len(markers)],
-                color=STYLE[row["provider"]][1],
+                color=STYLE[row["provider"]][0],
                 markersize=5,
                 alpha=0.85,
                 linestyle="none",
@@ -193,8 +193,7 @@ def roofline(rows: list[dict]):
         for number, (unit, kernel) in enumerate(kernels):
             ax.plot([], [], markers[number % len(markers)], color=MUTED, linestyle="none", label=f"{kernel} ({unit})")
         for provider in ("reference", "reassociated", "specfast"):
-            label, color, _ = STYLE[provider]
-            ax.plot([], [], color=color, linewidth=4, label=label)
+            ax.plot([], [], color=STYLE[provider][0], linewidth=4, label=LABELS[provider])
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_title(f"{dtype}: {top:.3g} TFLOP/s, {bandwidth:.3g} GB/s")
@@ -220,7 +219,8 @@ def scaling(rows: list[dict]):
             ax = grid[i][j]
             for line in found:
                 if (line.kernel, line.axis) == (kernel, axis):
-                    label, color, marker = STYLE[line.provider]
+                    color, marker = STYLE[line.provider]
+                    label = LABELS[line.provider]
                     ax.plot(line.values, line.milliseconds, marker=marker, color=color, markersize=4, label=label)
                     ax.annotate(
                         f"slope {line.slope:.2f}",
@@ -249,24 +249,28 @@ def scaling(rows: list[dict]):
 
 @styled
 def throughput(rows: list[dict]):
-    """Samples a second of step and encoder, against bands (usual batch) and against batch (middle band count)."""
+    """Samples a second and peak memory of step and encoder, against bands (usual batch) and batch (middle bands)."""
     dtype = dtypes(timed(rows, unit="step"))[0]
-    kinds = [("step", "training_step", "full"), ("inference", "encoder", "forward")]
-    fig, axes = _panels(4, 2)
-    for number, kind in enumerate(kinds):
-        by_bands = usual(rows, *kind, dtype)
+    columns = []
+    for unit, kernel, mode in (("step", "training_step", "full"), ("inference", "encoder", "forward")):
+        by_bands = usual(rows, unit, kernel, mode, dtype)
         counts = sorted({row["bands"] for row in by_bands}) or [0]
-        unit, kernel, mode = kind
         by_batch = timed(rows, unit=unit, kernel=kernel, mode=mode, dtype=dtype, bands=counts[len(counts) // 2])
-        for ax, axis, found in ((axes[2 * number], "bands", by_bands), (axes[2 * number + 1], "batch", by_batch)):
-            for provider, (label, color, marker) in STYLE.items():
-                points = sorted((row[axis], row["samples_per_s"]) for row in found if row["provider"] == provider)
-                if points:
-                    ax.plot(*zip(*points, strict=True), marker=marker, color=color, markersize=4, label=label)
-            ax.set_title(f"{kernel.replace('_', ' ')}, {dtype}")
-            ax.set_xlabel(AXES[axis])
-            ax.set_ylabel("samples / s")
-            ax.set_ylim(bottom=0)
+        columns += [(kernel, "bands", by_bands), (kernel, "batch", by_batch)]
+    quantities = (("samples_per_s", 1.0, "samples / s"), ("peak_memory", 1e-6, "peak memory (MB)"))
+    fig, axes = _panels(8, 4)
+    for number, ax in enumerate(axes):
+        kernel, axis, found = columns[number % 4]
+        quantity, scale, name = quantities[number // 4]
+        for provider, (color, marker) in STYLE.items():
+            mine = [row for row in found if row["provider"] == provider and row[quantity]]
+            if points := sorted((row[axis], scale * row[quantity]) for row in mine):
+                x, y = zip(*points, strict=True)
+                ax.plot(x, y, marker=marker, color=color, markersize=4, label=LABELS[provider])
+        ax.set_title(f"{kernel.replace('_', ' ')}, {dtype}")
+        ax.set_xlabel(AXES[axis])
+        ax.set_ylabel(name)
+        ax.set_ylim(bottom=0)
     _legend(fig, axes)
     _device_title(fig, rows)
     return fig

@@ -2,24 +2,26 @@
 
 A step is what specfast.train does for an update: forward, backward, gradient clipping, fused AdamW. The learning rate
 is 0, so that all steps of all providers start from the same weights and give the same gradient; AdamW's time does not
-depend on it. Dropout is off for the same reason. Providers share parameters, gradients and optimizer state, which are
-there before peak memory is taken: it is what the step needs above them.
+depend on it. Dropout is off for the same reason. Providers share parameters and optimizer state, which are there before
+peak memory is taken: it is what the step needs above them, its gradients included.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from bench.measure import Provider, Work
+from bench.memory import roomy
 from bench.published import PublishedEncoder, PublishedMAE
 from bench.shapes import MASK_RATIO, Shape
 from specfast import SpectralBatch, create_model
 from specfast.train.distributed import World
-from specfast.train.gradients import compute_gradient
+from specfast.train.gradients import UpdateLoss, compute_gradient
 from specfast.train.optimizer import make_optimizer
 
 PROVIDERS = ("reference", "reference-compile", "specfast", "specfast-compile")
@@ -31,18 +33,6 @@ def random_batch(shape: Shape, device: torch.device) -> SpectralBatch:
     wavelength = torch.linspace(400, 2450, shape.bands)
     fwhm = torch.full((shape.bands,), 9.0)
     return SpectralBatch.from_arrays(image, wavelength, fwhm, 5.0, "avng", "L2").to(device)
-
-
-def roomy(first: Callable, second: Callable):
-    """The first call's result, or the second's where a GPU has no room for the first.
-
-    The published form of 64 samples does not fit a GPU in float32; ours does, and smaller shapes hold it to the former.
-    """
-    try:
-        return first()
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return second()
 
 
 class StepBench:
@@ -59,7 +49,7 @@ class StepBench:
         self.published = PublishedMAE.sharing(self.model)
         self.optimizer = make_optimizer(self.model, lr=0.0, weight_decay=0.05)
         self.expected: dict[Shape, dict[str, Tensor]] = {}
-        small = Shape(1, 4, 4 * self.model.config.patch_size)  # makes gradients and optimizer state
+        small = Shape(1, 4, 4 * self.model.config.patch_size)  # makes the optimizer's state
         self._step(self.model, random_batch(small, device), self._noise(small), bf16=False)
 
     def work(self, shape: Shape, dtype: torch.dtype, providers=PROVIDERS) -> Work:
@@ -70,18 +60,21 @@ class StepBench:
         def provider(name: str) -> Provider:
             form = forms[name.removesuffix("-compile")]
             forward = torch.compile(form) if name.endswith("-compile") else form
-            compiled = forward is not form
-            return Provider(
-                lambda: lambda: self._step(forward, batch, noise, bf16=bf16), self._outputs, compiled=compiled
-            )
+
+            def setup() -> Callable[[], UpdateLoss]:
+                self.optimizer.zero_grad()  # as in training; and gradients that are freed would hide what is allocated
+                return lambda: self._step(forward, batch, noise, bf16=bf16)
+
+            return Provider(setup, self._outputs, compiled=forward is not form)
 
         def published_in_float32() -> dict[str, Tensor]:
             if shape not in self.expected:
-                loss = roomy(
+                # the published form of 64 samples does not fit a GPU in float32; smaller shapes hold ours to it
+                update = roomy(
                     lambda: self._step(self.published, batch, noise, bf16=False),
                     lambda: self._step(self.model, batch, noise, bf16=False),
                 )
-                self.expected[shape] = self._outputs(loss)
+                self.expected[shape] = self._outputs(update)
             return self.expected[shape]
 
         first_is_expected = not bf16 and providers[0] == "reference" and shape not in self.expected
@@ -100,7 +93,7 @@ class StepBench:
         generator = torch.Generator().manual_seed(1)
         return torch.rand(shape.samples, shape.patches, generator=generator).to(self.device)
 
-    def _step(self, forward: nn.Module, batch: SpectralBatch, noise: Tensor, *, bf16: bool) -> float:
+    def _step(self, forward: nn.Module, batch: SpectralBatch, noise: Tensor, *, bf16: bool) -> UpdateLoss:
         update = compute_gradient(
             forward,
             self.model,
@@ -112,11 +105,15 @@ class StepBench:
             clip_norm=1.0,
         )
         self.optimizer.step()
-        return update.loss
+        return update
 
-    def _outputs(self, loss: float) -> dict[str, Tensor]:
-        gradients = [parameter.grad.flatten() for parameter in self.model.parameters()]
-        return {"loss": torch.tensor(loss), "gradient": torch.cat(gradients)}
+    def _outputs(self, update: UpdateLoss) -> dict[str, Tensor]:
+        """Loss, norm of the gradient before clipping, and the clipped gradient by part of the model."""
+        parts = defaultdict(list)
+        for name, parameter in self.model.named_parameters():
+            parts[".".join(name.split(".")[:2])].append(parameter.grad.flatten())
+        gradients = {f"gradient of {part}": torch.cat(values) for part, values in parts.items()}
+        return {"loss": torch.tensor(update.loss), "norm": torch.tensor(update.grad_norm), **gradients}
 
 
 class EncoderBench:

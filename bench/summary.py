@@ -16,6 +16,18 @@ HEADLINE = {
     ("step", "training_step", "full"): "whole training step",
     ("inference", "encoder", "forward"): "encoder, inference",
 }
+LOWER_BOUND = "conv2d"
+LABELS = {
+    "reference": "published form",
+    "reference-compile": "published form, torch.compile",
+    "reassociated": "re-associated, plain PyTorch",
+    "specfast": "specfast",
+    "specfast-compile": "specfast, torch.compile",
+    "specfast-eager": "specfast, eager backend",
+    "specfast-triton": "specfast, Triton",
+    "specfast-cuda": "specfast, CUDA",
+    "conv2d": "Conv2d for fixed bands, all patches",
+}
 AXES = {"bands": "bands C", "patches": "patches N", "batch": "samples B"}
 
 
@@ -42,6 +54,8 @@ def devices(folder: Path = FOLDER) -> dict[str, list[dict]]:
     found: dict[str, dict[tuple, dict]] = {}
     for path in sorted(folder.glob("*.json")):
         name = path.stem
+        if name.startswith("network-"):  # no device; bench.network.report reads them
+            continue
         for suite in SUITES:
             name = name.removesuffix(f"-{suite}")
         rows = read_rows(path)

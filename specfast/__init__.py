@@ -16,7 +16,7 @@ _PUBLIC = {
     "list_models": "specfast.models",
     "load_published": "specfast.models",
 }
-_SUBMODULES = ("data", "errors", "evaluate", "models", "ops", "report", "testing", "train")
+_SUBMODULES = ("data", "dssync", "errors", "evaluate", "models", "ops", "report", "testing", "train")
 
 __all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
 

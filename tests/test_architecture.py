@@ -29,12 +29,13 @@ ARROWS = {
         "ops": {"kernels", "_native", "_C"},
         "models": {"ops"},
         "data": set(),
-        "train": {"models", "data"},
+        "dssync": {"ops"},
+        "train": {"models", "data", "dssync"},
         "evaluate": {"models", "data"},
         "report": {"models", "data"},
         "environment": {"_native"},
         # __init__: the public names, fetched from anywhere; only the top may use these
-        "cli": {"__init__", "train", "evaluate", "report", "models", "data", "ops", "environment"},
+        "cli": {"__init__", "train", "evaluate", "report", "models", "data", "dssync", "ops", "environment"},
         "__main__": {"cli", "environment"},
     }.items()
 }
