@@ -11,6 +11,7 @@ import torch._dynamo.testing
 
 import specfast
 from specfast import SpectralBatch
+from specfast.models.condition import over_bands
 from specfast.models.masking import kept_count, random_masking
 from specfast.testing import assert_close
 from tests.models.conftest import TINY, make_model, make_sample
@@ -238,6 +239,16 @@ def test_autocast_keeps_the_residual_stream_in_float32(batch):
     with torch.autocast("cpu", torch.bfloat16):
         model(batch)
     assert set(seen) == {torch.float32}
+
+
+def test_what_is_repeated_over_bands_gets_the_sum_of_their_gradients():
+    """In bfloat16 too: hundreds of small terms must not be rounded away one after the other."""
+    batch = SpectralBatch.from_samples([make_sample(400), make_sample(300, seed=1)])
+    content = torch.zeros(2, 8, dtype=torch.bfloat16, requires_grad=True)
+    outgoing = torch.rand(700, 8, generator=torch.Generator().manual_seed(2))
+    over_bands(content, batch).backward(outgoing)
+    expected = torch.stack([part.double().sum(dim=0) for part in outgoing.split([400, 300])])
+    assert_close(content.grad, expected, 4e-3)
 
 
 def test_random_noise_comes_from_torchs_generator(batch):
