@@ -117,6 +117,8 @@ class BuildOptionalExtension(build_ext):
                 plain = copy.deepcopy(extension)
                 if not MSVC and not _set("SPECFAST_NO_CUDA"):
                     self._add_cuda(extension)
+                for one in (extension, plain):
+                    one.depends.append(str(self._targets_file(extension)))
                 try:
                     self.build_extension(extension)
                 except Exception as error:
@@ -163,6 +165,16 @@ class BuildOptionalExtension(build_ext):
         extension.libraries += ["cudart_static", "dl", "rt", "pthread"]
         # Hidden, or the runtime's names would bind to those of the other CUDA runtime that torch brings.
         extension.extra_link_args.append("-Wl,--exclude-libs,ALL")
+
+    @staticmethod
+    def _targets_file(extension: Extension) -> Path:
+        """A file that is newer than an extension built for other CUDA targets, which must be linked again."""
+        targets = next((flag for flag in extension.extra_compile_args if "SPECFAST_WITH_CUDA" in flag), "")
+        file = ROOT / "build" / "cuda_targets"
+        if not file.is_file() or file.read_text() != targets:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(targets)
+        return file
 
     def _compiles(self, source: str, flags: list[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:

@@ -11,12 +11,15 @@
 
 #include "common/cpu.h"
 #include "common/dtype.h"
+#include "common/float8.h"
+#include "cpu/flat_buffer.h"
 #include "cpu/patch_pool.h"
 #include "cpu/spectral_loss.h"
 
 #ifdef SPECFAST_WITH_CUDA
 #include "cuda/device.h"
 #include "cuda/element.h"
+#include "cuda/flat_buffer.h"
 #include "cuda/hyper_embed.h"
 #include "cuda/patch_pool.h"
 #endif
@@ -26,27 +29,36 @@ namespace py = pybind11;
 namespace specfast {
 namespace {
 
+template <typename T>
+PatchPool<T> patch_pool_arguments(uintptr_t image, std::array<int64_t, 3> shape, std::array<int64_t, 3> strides,
+                                  uintptr_t index, uintptr_t cu_bands, int64_t samples, int64_t kept,
+                                  int64_t patch_size, std::array<int64_t, 2> grid, uintptr_t valid, uintptr_t extent,
+                                  uintptr_t patches, uintptr_t average, uintptr_t maximum) {
+  PatchPool<T> args;
+  args.image = reinterpret_cast<const T*>(image);
+  args.bands = shape[0], args.height = shape[1], args.width = shape[2];
+  args.stride_band = strides[0], args.stride_row = strides[1], args.stride_column = strides[2];
+  args.index = reinterpret_cast<const int64_t*>(index);
+  args.cu_bands = reinterpret_cast<const int32_t*>(cu_bands);
+  args.valid = reinterpret_cast<const bool*>(valid);
+  args.extent = reinterpret_cast<const int64_t*>(extent);
+  args.samples = samples, args.kept = kept;
+  args.patch_size = patch_size, args.grid_rows = grid[0], args.grid_columns = grid[1];
+  args.patches = reinterpret_cast<T*>(patches);
+  args.average = reinterpret_cast<T*>(average);
+  args.maximum = reinterpret_cast<T*>(maximum);
+  return args;
+}
+
 void patch_pool_from_addresses(uintptr_t image, const std::string& dtype, std::array<int64_t, 3> shape,
                                std::array<int64_t, 3> strides, uintptr_t index, uintptr_t cu_bands, int64_t samples,
                                int64_t kept, int64_t patch_size, std::array<int64_t, 2> grid, uintptr_t valid,
                                uintptr_t extent, uintptr_t patches, uintptr_t average, uintptr_t maximum, int threads,
                                const std::string& capability) {
   dispatch_dtype("patch_pool", "image", dtype, [&](auto element) {
-    using T = decltype(element);
-    PatchPool<T> args;
-    args.image = reinterpret_cast<const T*>(image);
-    args.bands = shape[0], args.height = shape[1], args.width = shape[2];
-    args.stride_band = strides[0], args.stride_row = strides[1], args.stride_column = strides[2];
-    args.index = reinterpret_cast<const int64_t*>(index);
-    args.cu_bands = reinterpret_cast<const int32_t*>(cu_bands);
-    args.valid = reinterpret_cast<const bool*>(valid);
-    args.extent = reinterpret_cast<const int64_t*>(extent);
-    args.samples = samples, args.kept = kept;
-    args.patch_size = patch_size, args.grid_rows = grid[0], args.grid_columns = grid[1];
-    args.patches = reinterpret_cast<T*>(patches);
-    args.average = reinterpret_cast<T*>(average);
-    args.maximum = reinterpret_cast<T*>(maximum);
-    patch_pool(args, threads == 0 ? openmp_threads() : threads, capability_from_name(capability));
+    patch_pool(patch_pool_arguments<decltype(element)>(image, shape, strides, index, cu_bands, samples, kept,
+                                                       patch_size, grid, valid, extent, patches, average, maximum),
+               threads == 0 ? openmp_threads() : threads, capability_from_name(capability));
   });
 }
 
@@ -102,7 +114,72 @@ PixelLoss pixel_loss(uintptr_t sums, uintptr_t charbonnier, uintptr_t valid, std
           shape[2]};
 }
 
+// Calls function with a value of the type that deltas are sent in.
+template <typename Function>
+void dispatch_wire(const char* op, const std::string& name, Function function) {
+  if (name == "bfloat16") {
+    function(BFloat16{});
+  } else if (name == "float8_e4m3fn") {
+    function(Float8{});
+  } else {
+    check(false, op, ": wire must be bfloat16 or float8_e4m3fn; got ", name, ".");
+  }
+}
+
+template <typename W>
+DeltaPack<W> delta_pack_arguments(uintptr_t values, uintptr_t reference, uintptr_t residual, int64_t count,
+                                  uintptr_t packed, uintptr_t scales) {
+  return {reinterpret_cast<const float*>(values), reinterpret_cast<const float*>(reference),
+          reinterpret_cast<float*>(residual),     count,
+          reinterpret_cast<W*>(packed),           reinterpret_cast<float*>(scales)};
+}
+
+template <typename W>
+DeltaAverage<W> delta_average_arguments(uintptr_t values, uintptr_t reference, uintptr_t packed, uintptr_t scales,
+                                        int64_t count, int64_t members) {
+  return {reinterpret_cast<float*>(values),
+          reinterpret_cast<const float*>(reference),
+          reinterpret_cast<const W*>(packed),
+          reinterpret_cast<const float*>(scales),
+          count,
+          members};
+}
+
+void delta_pack_from_addresses(uintptr_t values, uintptr_t reference, uintptr_t residual, int64_t count,
+                               const std::string& wire, uintptr_t packed, uintptr_t scales, int threads,
+                               const std::string& capability) {
+  dispatch_wire("delta_pack", wire, [&](auto element) {
+    delta_pack(delta_pack_arguments<decltype(element)>(values, reference, residual, count, packed, scales),
+               threads == 0 ? openmp_threads() : threads, capability_from_name(capability));
+  });
+}
+
+void delta_average_from_addresses(uintptr_t values, uintptr_t reference, uintptr_t packed, uintptr_t scales,
+                                  int64_t count, int64_t members, const std::string& wire, int threads,
+                                  const std::string& capability) {
+  dispatch_wire("delta_average", wire, [&](auto element) {
+    delta_average(delta_average_arguments<decltype(element)>(values, reference, packed, scales, count, members),
+                  threads == 0 ? openmp_threads() : threads, capability_from_name(capability));
+  });
+}
+
 #ifdef SPECFAST_WITH_CUDA
+
+void cuda_delta_pack_from_addresses(uintptr_t values, uintptr_t reference, uintptr_t residual, int64_t count,
+                                    const std::string& wire, uintptr_t packed, uintptr_t scales, uintptr_t stream) {
+  dispatch_wire("delta_pack", wire, [&](auto element) {
+    cuda::delta_pack(delta_pack_arguments<decltype(element)>(values, reference, residual, count, packed, scales),
+                     reinterpret_cast<cuda::Stream>(stream));
+  });
+}
+
+void cuda_delta_average_from_addresses(uintptr_t values, uintptr_t reference, uintptr_t packed, uintptr_t scales,
+                                       int64_t count, int64_t members, const std::string& wire, uintptr_t stream) {
+  dispatch_wire("delta_average", wire, [&](auto element) {
+    cuda::delta_average(delta_average_arguments<decltype(element)>(values, reference, packed, scales, count, members),
+                        reinterpret_cast<cuda::Stream>(stream));
+  });
+}
 
 void cuda_patch_pool_from_addresses(uintptr_t image, const std::string& dtype, std::array<int64_t, 3> shape,
                                     std::array<int64_t, 3> strides, uintptr_t index, uintptr_t cu_bands,
@@ -110,21 +187,10 @@ void cuda_patch_pool_from_addresses(uintptr_t image, const std::string& dtype, s
                                     uintptr_t valid, uintptr_t extent, uintptr_t patches, uintptr_t average,
                                     uintptr_t maximum, uintptr_t stream) {
   cuda::dispatch_dtype<true>("patch_pool", dtype, [&](auto element) {
-    using T = decltype(element);
-    cuda::PatchPool<T> args;
-    args.image = reinterpret_cast<const T*>(image);
-    args.bands = shape[0], args.height = shape[1], args.width = shape[2];
-    args.stride_band = strides[0], args.stride_row = strides[1], args.stride_column = strides[2];
-    args.index = reinterpret_cast<const int64_t*>(index);
-    args.cu_bands = reinterpret_cast<const int32_t*>(cu_bands);
-    args.valid = reinterpret_cast<const bool*>(valid);
-    args.extent = reinterpret_cast<const int64_t*>(extent);
-    args.samples = samples, args.kept = kept;
-    args.patch_size = patch_size, args.grid_rows = grid[0], args.grid_columns = grid[1];
-    args.patches = reinterpret_cast<T*>(patches);
-    args.average = reinterpret_cast<T*>(average);
-    args.maximum = reinterpret_cast<T*>(maximum);
-    cuda::patch_pool(args, reinterpret_cast<cuda::Stream>(stream));
+    cuda::patch_pool(
+        patch_pool_arguments<decltype(element)>(image, shape, strides, index, cu_bands, samples, kept, patch_size, grid,
+                                                valid, extent, patches, average, maximum),
+        reinterpret_cast<cuda::Stream>(stream));
   });
 }
 
@@ -164,6 +230,14 @@ void define_cuda(py::module_& module) {
              "Sums over each sample's bands of h (x) hidden and of h = V x; csrc/cuda/hyper_embed.h says how.\n\n"
              "patches [S, N, P], factors_v [S, R, P], hidden [S, k] -> moments [B, N, R, k], sums [B, N, R]; dtype\n"
              "'bfloat16' or 'float16'; contiguous, in device memory, aligned to 16 bytes.");
+  module.def("cuda_delta_pack", &cuda_delta_pack_from_addresses, py::call_guard<py::gil_scoped_release>(),
+             py::kw_only(), py::arg("values"), py::arg("reference"), py::arg("residual"), py::arg("count"),
+             py::arg("wire"), py::arg("packed"), py::arg("scales"), py::arg("stream"),
+             "delta_pack on the current CUDA device, on a stream; arguments in device memory.");
+  module.def("cuda_delta_average", &cuda_delta_average_from_addresses, py::call_guard<py::gil_scoped_release>(),
+             py::kw_only(), py::arg("values"), py::arg("reference"), py::arg("packed"), py::arg("scales"),
+             py::arg("count"), py::arg("members"), py::arg("wire"), py::arg("stream"),
+             "delta_average on the current CUDA device, on a stream; arguments in device memory.");
 }
 
 #endif  // SPECFAST_WITH_CUDA
@@ -244,4 +318,15 @@ PYBIND11_MODULE(_C, module) {
       py::call_guard<py::gil_scoped_release>(), py::kw_only(), py::arg("sums"), py::arg("valid"), py::arg("shape"),
       py::arg("dspectral"), py::arg("coefficients"), py::arg("capability") = "",
       "Fill the three planes that pixel_gradient reads, from a sample's sums.");
+
+  module.def("delta_pack", &delta_pack_from_addresses, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
+             py::arg("values"), py::arg("reference"), py::arg("residual"), py::arg("count"), py::arg("wire"),
+             py::arg("packed"), py::arg("scales"), py::arg("threads") = 0, py::arg("capability") = "",
+             "Round values - reference + residual to 'bfloat16' or 'float8_e4m3fn', and keep in residual what that\n"
+             "lost; csrc/common/flat_buffer.h says how.\n\n"
+             "values, reference, residual float32 [n], packed [n], scales float32 [ceil(n / 256)], 0 for bfloat16.");
+  module.def("delta_average", &delta_average_from_addresses, py::call_guard<py::gil_scoped_release>(), py::kw_only(),
+             py::arg("values"), py::arg("reference"), py::arg("packed"), py::arg("scales"), py::arg("count"),
+             py::arg("members"), py::arg("wire"), py::arg("threads") = 0, py::arg("capability") = "",
+             "Write reference + the mean of packed [g, n] to values; scales [g, ceil(n / 256)], 0 for bfloat16.");
 }

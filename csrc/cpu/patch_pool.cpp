@@ -114,8 +114,8 @@ Sample prepare_sample(const PatchPool<T>& args, int64_t b) {
     for (const Window& wide : sample.window_columns) {
       int64_t count = sample.valid ? 0 : (high.last - high.first) * (wide.last - wide.first);
       for (int64_t r = high.first; sample.valid && r < high.last; ++r) {
-        const bool* row = sample.valid + r * args.width;
-        count += std::count(row + wide.first, row + wide.last, true);
+        const auto* row = reinterpret_cast<const uint8_t*>(sample.valid + r * args.width);
+        count += wide.last - wide.first - std::count(row + wide.first, row + wide.last, uint8_t{0});
       }
       sample.counts.push_back(count);
     }

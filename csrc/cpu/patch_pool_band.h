@@ -4,7 +4,8 @@
 // Columns whose running sums and maxima stay in registers while the rows of a window pass.
 constexpr int kBlock = 32;
 
-// Sums and maxima of kCount adjacent columns over `rows` rows.
+// Sums and maxima of kCount adjacent columns over `rows` rows. A mask is read as bytes, of which any but 0 is true: a
+// bool made from other bytes need not hold a 1.
 template <bool kMasked, int kCount, typename T>
 inline void reduce_block(const T* image, int64_t stride, const bool* valid, int64_t valid_stride, int64_t rows,
                          float* __restrict sums, float* __restrict maxima) {
@@ -20,7 +21,7 @@ inline void reduce_block(const T* image, int64_t stride, const bool* valid, int6
     for (int c = 0; c < kCount; c += 64 / static_cast<int>(sizeof(T))) SPECFAST_PREFETCH(row + rows * stride + c);
     for (int c = 0; c < kCount; ++c) {
       const float value = to_float(row[c]);
-      const uint32_t keep = kMasked ? 0u - static_cast<uint32_t>(mask[c]) : ~0u;
+      const uint32_t keep = kMasked ? 0u - static_cast<uint32_t>(mask[c] != 0) : ~0u;
       const float addend = from_bits(to_bits(value) & keep);
       const float rival = from_bits((to_bits(value) & keep) | (to_bits(-kInfinity) & ~keep));
       sum[c] += addend;
@@ -53,10 +54,11 @@ void reduce_columns(const T* image, int64_t stride, const bool* valid, int64_t v
 
 template <bool kMasked, typename T>
 bool holds_nan(const T* image, int64_t stride, const bool* valid, int64_t valid_stride, Window rows, Window columns) {
+  const auto* mask = reinterpret_cast<const uint8_t*>(valid);
   for (int64_t r = rows.first; r < rows.last; ++r) {
     for (int64_t c = columns.first; c < columns.last; ++c) {
       const float value = to_float(image[r * stride + c]);
-      if (value != value && (!kMasked || valid[r * valid_stride + c])) return true;
+      if (value != value && (!kMasked || mask[r * valid_stride + c] != 0)) return true;
     }
   }
   return false;
@@ -67,6 +69,7 @@ template <bool kMasked, int kSize, typename T>
 inline void copy_patch(const T* image, int64_t stride, const bool* valid, int64_t valid_stride, int64_t patch_size,
                        T* out) {
   const int64_t size = kSize ? kSize : patch_size;
+  const auto* mask = reinterpret_cast<const uint8_t*>(valid);
   for (int64_t r = 0; r < size; ++r) {
     if (!kMasked) {
       std::memcpy(out + r * size, image + r * stride, size * sizeof(T));
@@ -74,7 +77,7 @@ inline void copy_patch(const T* image, int64_t stride, const bool* valid, int64_
     }
     for (int64_t c = 0; c < size; ++c) {
       const T value = image[r * stride + c];  // read in any case, so that the loop needs no branch
-      out[r * size + c] = valid[r * valid_stride + c] ? value : T{};
+      out[r * size + c] = mask[r * valid_stride + c] != 0 ? value : T{};
     }
   }
 }

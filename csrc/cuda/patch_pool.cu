@@ -237,6 +237,10 @@ __device__ void copy_patches(const PatchPool<T>& args, const Plan& plan, int64_t
     const int64_t given = there ? args.index[sample * args.kept + start + lane] : -1;
     const int patch = given >= 0 && given < patches ? static_cast<int>(given) : patches;
     const int patch_row = patch / across * p;
+    if (there && patch == patches && first == 0) {  // no patch: whoever stages the first row writes it
+      T* to = args.patches + (band * args.kept + start + lane) * p * p;
+      for (int i = 0; i < p * p; ++i) to[i] = ptx::narrow<T>(NAN);
+    }
     const bool crossed = patch != patches && patch_row < last && patch_row + p > first;
     const uint32_t ballot = __ballot_sync(0xFFFFFFFFu, crossed);
     if (crossed) {

@@ -83,6 +83,20 @@ __device__ __forceinline__ void mma<Float16>(float (&d)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Four numbers to global memory, aligned to 16 bytes. In C++, stores beside a narrower path were seen to be split.
+__device__ __forceinline__ void store16(float* to, const float (&values)[4]) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(values[0]), "f"(values[1]), "f"(values[2]),
+               "f"(values[3])
+               : "memory");
+}
+
+// The largest of all lanes of the warp.
+__device__ __forceinline__ uint32_t warp_max(uint32_t value) {
+  uint32_t result;
+  asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));
+  return result;
+}
+
 // The larger one; NaN if either is.
 __device__ __forceinline__ float max_or_nan(float one, float other) {
   float result;

@@ -29,6 +29,13 @@ def token_moments(tokens: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor,
     return (flat @ _packed(weight)).view(samples, count, rank, inner), (flat @ bias.mT).view(samples, count, rank)
 
 
+def saved_moments(tokens: Tensor, weight: Tensor, bias: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    """What forward keeps for backward: :func:`token_moments`, or nothing (both empty) when direct."""
+    if form == "direct":
+        return tokens.new_empty(0), tokens.new_empty(0)
+    return token_moments(tokens, weight, bias)
+
+
 def token_moments_bwd(
     dmoments: Tensor, doffset: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,12 +115,6 @@ class _Reassociated:
         return token_moments_bwd(self.dmoments.to(dtype), self.doffset.to(dtype), *self.inputs)
 
 
-def _saved(tokens: Tensor, weight: Tensor, bias: Tensor, form: str) -> tuple[Tensor, Tensor]:
-    if form == "direct":
-        return tokens.new_empty(0), tokens.new_empty(0)
-    return token_moments(tokens, weight, bias)
-
-
 def _in_form(tokens, weight, bias, moments, offset, form, needs_gradient=False) -> _Direct | _Reassociated:
     if form == "direct":
         return _Direct(tokens, weight, bias, needs_gradient)
@@ -135,7 +136,7 @@ def hyper_linear_fwd(
     form: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return prediction [S, M, P], and for backward moments and offset as :func:`token_moments` (empty when direct)."""
-    saved = _saved(tokens, weight, bias, form)
+    saved = saved_moments(tokens, weight, bias, form)
     factors_v = _in_form(tokens, weight, bias, *saved, form)
     prediction = tokens.new_empty(hidden.shape[0], tokens.shape[1], factors_u.shape[1])
     for b, (start, end) in enumerate(itertools.pairwise(cu_bands.tolist())):
@@ -203,7 +204,7 @@ def hyper_linear_loss_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return spectral sum, Charbonnier sum, valid pixels (all [B]); for backward sums [B, 3, M, P], moments, offset."""
     count, pixels = tokens.shape[1], factors_u.shape[1]
-    saved = _saved(tokens, weight, bias, form)
+    saved = saved_moments(tokens, weight, bias, form)
     factors_v = _in_form(tokens, weight, bias, *saved, form)
     kept = tokens.new_empty(tokens.shape[0], 3, count, pixels, dtype=torch.promote_types(tokens.dtype, torch.float32))
     rows = []

@@ -64,7 +64,7 @@ def hyper_embed_fwd(
         return out, patches.new_empty(0), patches.new_empty(0)
     moments = patches.new_empty(samples, tokens, rank, inner)
     sums = patches.new_empty(samples, tokens, rank)
-    if moments.numel():
+    if sums.numel():  # moments have none where the hidden width is 0
         patches, rows = _rows(patches)
         constants = _constants("hyper_embed_fwd", patches, weight)
         tiles = triton.cdiv(tokens, constants["BLOCK_N"]) * triton.cdiv(rank, constants["BLOCK_R"])
@@ -112,7 +112,7 @@ def _bands_bwd(patches, factors_v, hidden, weight, bias, cu_bands, dmoments, dsu
     (bands, tokens, pixels), (_, rank, inner) = patches.shape, weight.shape
     dpatches = patches.new_empty(patches.shape if needs_dpatches else 0)
     dfactors = factors_v.new_empty(factors_v.shape)
-    if not (bands and tokens and pixels and rank and inner):
+    if not (bands and tokens and pixels and rank):
         return dpatches.zero_(), dfactors.zero_(), torch.zeros_like(hidden, memory_format=torch.contiguous_format)
     patches, rows = _rows(patches)
     factors_v, hidden = factors_v.contiguous(), hidden.contiguous()

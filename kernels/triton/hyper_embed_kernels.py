@@ -31,7 +31,7 @@ def load_factors(factors_ptr, c, c_inside, r, first, P: tl.constexpr, R: tl.cons
 
 @triton.jit
 def load_hidden(hidden_ptr, c, c_inside, HIDDEN: tl.constexpr, BLOCK_K: tl.constexpr):
-    """[C, BLOCK_K]."""
+    """[C, BLOCK_K], zeros outside of the tile's bands."""
     k = tl.arange(0, BLOCK_K)
     mask = c_inside[:, None] & (k < HIDDEN)[None, :]
     return tl.load(hidden_ptr + c.to(tl.int64)[:, None] * HIDDEN + k[None, :], mask=mask, other=0.0)

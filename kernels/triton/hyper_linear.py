@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from specfast.kernels import configs
-from specfast.kernels.eager.hyper_linear import token_moments, token_moments_bwd
+from specfast.kernels.eager.hyper_linear import saved_moments, token_moments_bwd
 from specfast.kernels.triton import launch
 from specfast.kernels.triton.band_products import all_bands, band_contraction, band_matmul
 from specfast.kernels.triton.expand_kernels import expand_bwd_kernel, expand_fwd_kernel
@@ -26,6 +26,7 @@ from specfast.kernels.triton.inner_products import inner_dhidden, inner_dmoments
 
 PIXEL_LIMIT = 256  # a patch, and a column of U, are one tile
 RANK_LIMIT = 128
+FACTOR_LIMIT = 128 * 128  # numbers in that tile, which backward holds twice; sides count as powers of two
 
 _INNER_BYTES = 1 << 30  # of inner at a time; one run of tokens at B 64, C 202, M 588, R 64 in bfloat16
 _TOKEN_MULTIPLE = 128
@@ -88,13 +89,6 @@ class Direct:
         dfactors = self.dfactors.to(self.hidden.dtype).view(self.hidden.shape[0], rank * width)
         dweight = (self.hidden.mT @ dfactors).view(-1, rank, width).permute(1, 2, 0).contiguous()
         return self.dtokens, dfactors @ self.weight.mT, dweight, dfactors.sum(dim=0).view(rank, width)
-
-
-def saved_moments(tokens: Tensor, weight: Tensor, bias: Tensor, form: str) -> tuple[Tensor, Tensor]:
-    """What forward keeps for backward: moments [B, M, R, k] and offset [B, M, R], both empty when direct."""
-    if form == "direct":
-        return tokens.new_empty(0), tokens.new_empty(0)
-    return token_moments(tokens, weight, bias)
 
 
 def in_form(tokens, hidden, weight, bias, cu_bands, moments, offset, form: str) -> Direct | Reassociated:

@@ -10,10 +10,11 @@ import triton
 from torch import Tensor
 
 from specfast.kernels import configs
+from specfast.kernels.eager.hyper_linear import saved_moments
 from specfast.kernels.triton import launch
 from specfast.kernels.triton.expand_kernels import expand_loss_fwd_kernel, pixel_coefficients_kernel
-from specfast.kernels.triton.hyper_linear import expand_bwd, expand_constants, in_form, saved_moments, token_runs
-from specfast.kernels.triton.spectral_loss import as_bytes, reduced
+from specfast.kernels.triton.hyper_linear import expand_bwd, expand_constants, in_form, token_runs
+from specfast.kernels.triton.spectral_loss import reduced
 
 
 def hyper_linear_loss_fwd(
@@ -31,7 +32,7 @@ def hyper_linear_loss_fwd(
     """Return spectral sum, Charbonnier sum, valid pixels (all [B]); for backward sums [B, 3, M, P], moments, offset."""
     samples, count = tokens.shape[:2]
     cu_bands, factors_u, pixel_bias = cu_bands.contiguous(), factors_u.contiguous(), pixel_bias.contiguous()
-    target, valid = target.contiguous(), as_bytes(valid)
+    target, valid = target.contiguous(), launch.as_bytes(valid)
     saved = saved_moments(tokens, weight, bias, form)
     factors_v = in_form(tokens, hidden, weight, bias, cu_bands, *saved, form)
     sums = tokens.new_empty(samples, 3, count, factors_u.shape[1], dtype=torch.float32)
@@ -83,7 +84,7 @@ def hyper_linear_loss_bwd(
     cu_bands = cu_bands.contiguous()
     factors_v = in_form(tokens, hidden, weight, bias, cu_bands, moments, offset, form)
     of_loss = (
-        as_bytes(valid),
+        launch.as_bytes(valid),
         _coefficients(dspectral, sums),
         dcharbonnier.contiguous(),
         launch.sample_of_band(cu_bands, hidden.shape[0]),

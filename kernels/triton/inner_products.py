@@ -13,23 +13,15 @@ from torch import Tensor
 
 from specfast.kernels import configs
 from specfast.kernels.triton import launch
-
-HIDDEN_LIMIT = 128  # a hidden vector is one tile
+from specfast.kernels.triton.hyper_embed_kernels import load_hidden
 
 
 @triton.jit
 def load_rows(pointer, row, rows, K: tl.constexpr, BLOCK_K: tl.constexpr):
     """[rows, BLOCK_K] of a matrix whose rows are K long."""
     k = tl.arange(0, BLOCK_K)
-    return tl.load(pointer + row[:, None] * K + k[None, :], mask=(row < rows)[:, None] & (k < K)[None, :], other=0.0)
-
-
-@triton.jit
-def load_hidden(hidden_ptr, c, end, K: tl.constexpr, BLOCK_K: tl.constexpr):
-    """[C, BLOCK_K], zeros from band ``end`` on."""
-    k = tl.arange(0, BLOCK_K)
-    mask = (c < end)[:, None] & (k < K)[None, :]
-    return tl.load(hidden_ptr + c.to(tl.int64)[:, None] * K + k[None, :], mask=mask, other=0.0)
+    offsets = row.to(tl.int64)[:, None] * K + k[None, :]
+    return tl.load(pointer + offsets, mask=(row < rows)[:, None] & (k < K)[None, :], other=0.0)
 
 
 @triton.jit
@@ -66,7 +58,7 @@ def inner_fwd_kernel(
     start, end = tl.load(cu_bands_ptr + sample), tl.load(cu_bands_ptr + sample + 1)
     for band in tl.range(start, end, BLOCK_C, num_stages=STAGES):
         c = band + tl.arange(0, BLOCK_C)
-        g = load_hidden(hidden_ptr, c, end, K, BLOCK_K)
+        g = load_hidden(hidden_ptr, c, c < end, K, BLOCK_K)
         inner = tl.dot(g, tl.trans(moments), input_precision=PRECISION) + offset[None, :]
         mask = (c < end)[:, None] & (row < count * R)[None, :]
         tl.store(inner_ptr + inner_offsets(c, row, count, R), inner.to(inner_ptr.dtype.element_ty), mask=mask)
@@ -101,14 +93,15 @@ def inner_dmoments_kernel(
         c = band + tl.arange(0, BLOCK_C)
         mask = (c < end)[:, None] & (row < count * R)[None, :]
         d = tl.load(dinner_ptr + inner_offsets(c, row, count, R), mask=mask, other=0.0)
-        g = load_hidden(hidden_ptr, c, end, K, BLOCK_K)
+        g = load_hidden(hidden_ptr, c, c < end, K, BLOCK_K)
         dmoments = tl.dot(tl.trans(d), g, dmoments, input_precision=PRECISION)
         doffset += d.to(tl.float32)
     base = (sample.to(tl.int64) * tokens + first) * R
     k = tl.arange(0, BLOCK_K)
     dtype = dmoments_ptr.dtype.element_ty
     mask = (row < count * R)[:, None] & (k < K)[None, :]
-    tl.store(dmoments_ptr + base * K + row[:, None] * K + k[None, :], dmoments.to(dtype), mask=mask)
+    offsets = (base + row)[:, None] * K + k[None, :]
+    tl.store(dmoments_ptr + offsets, dmoments.to(dtype), mask=mask)
     tl.store(doffset_ptr + base + row, tl.sum(doffset, axis=0).to(dtype), mask=row < count * R)
 
 

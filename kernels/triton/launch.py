@@ -81,6 +81,11 @@ def unsupported(*arguments) -> str | None:
     return None
 
 
+def as_bytes(valid: Tensor | None) -> Tensor | None:
+    """A mask as a kernel takes it."""
+    return None if valid is None else valid.contiguous().view(torch.uint8)
+
+
 def sample_of_band(cu_bands: Tensor, bands: int) -> Tensor:
     """int32 [S]: the sample that each band belongs to."""
     positions = torch.arange(bands, device=cu_bands.device, dtype=torch.int32)

@@ -40,18 +40,17 @@ def _strides(image: Tensor, patch_size: int) -> tuple[int, tuple[int, int, int]]
 
 
 def _links(index: Tensor, patches: int, like: Tensor) -> Tensor:
-    """int32 [B, N + K]: each patch's first position, then each position's next with the same patch; -1: none."""
+    """int32 [B, N + 1 + K]: each patch's first position, that of the first entry which is no patch, then each
+    position's next with the same patch; -1: none.
+    """
     samples, kept = index.shape
-    links = index.new_empty(samples, patches + kept, dtype=torch.int32)
-    if links.numel():
+    links = index.new_full((samples, patches + 1 + kept), -1, dtype=torch.int32)
+    if index.numel():
+        ordered, order = torch.where((index >= 0) & (index < patches), index, patches).sort(dim=1, stable=True)
         values = configs.config("patch_links", like.dtype, launch.architecture(like.device))
-        grid = (samples * triton.cdiv(patches + kept, values["BLOCK_Q"]),)
-        patch_links_kernel[grid](index, links, patches, kept, *index.stride(), **values)
+        grid = (samples * triton.cdiv(kept, values["BLOCK_Q"]),)
+        patch_links_kernel[grid](ordered.contiguous(), order.contiguous(), links, patches, kept, **values)
     return links
-
-
-def _bytes(valid: Tensor | None) -> Tensor | None:
-    return None if valid is None else valid.contiguous().view(torch.uint8)
 
 
 def patch_pool_fwd(
@@ -69,7 +68,7 @@ def patch_pool_fwd(
     average, maximum = image.new_empty(bands, windows), image.new_empty(bands, windows)
     if bands == 0:
         return patches, average, maximum
-    valid, sample = _bytes(valid), launch.sample_of_band(cu_bands, bands)
+    valid, sample = launch.as_bytes(valid), launch.sample_of_band(cu_bands, bands)
     unit, strides = _strides(image, patch_size)
     rows, columns = height // patch_size, width // patch_size
     common = {"UNIT": unit, "HAS_VALID": valid is not None}
@@ -140,7 +139,7 @@ def patch_pool_bwd(
     dimage = image.new_empty(image.shape)
     if bands == 0:
         return dimage
-    valid, sample = _bytes(valid), launch.sample_of_band(cu_bands, bands)
+    valid, sample = launch.as_bytes(valid), launch.sample_of_band(cu_bands, bands)
     share = torch.empty_like(daverage, dtype=torch.float32, memory_format=torch.contiguous_format)
     argmax = torch.empty_like(share, dtype=torch.int32)
     _windows(image, valid, extent, sample, grid, average=share, daverage=daverage.contiguous(), argmax=argmax)

@@ -12,28 +12,27 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["patches", "kept", "stride_b", "stride_k"])
-def patch_links_kernel(
-    index_ptr, links_ptr, patches, kept, stride_b, stride_k, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr
-):
-    """Where each patch goes: links[b, q] is the first position k with index[b, k] == q, or -1 if there is none;
-    links[b, N + k] is the next position with the same patch as k, or -1.
+@triton.jit(do_not_specialize=["patches", "kept"])
+def patch_links_kernel(ordered_ptr, order_ptr, links_ptr, patches, kept, BLOCK_Q: tl.constexpr):
+    """Where each patch goes, from a sample's index in order and the positions its entries had, both [B, K].
+
+    links[b, q] is the first position k with index[b, k] == q, or -1 if there is none, as links is filled beforehand;
+    q = N stands for every entry that is no patch. links[b, N + 1 + k] is the next position with the same q as k, or -1.
     """
-    tiles = tl.cdiv(patches + kept, BLOCK_Q)
+    tiles = tl.cdiv(kept, BLOCK_Q)
     sample = (tl.program_id(0) // tiles).to(tl.int64)
-    q = tl.program_id(0) % tiles * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    index_ptr += sample * stride_b
-    position = q - patches  # of the entry whose successor is asked for; negative: of none, the first one is
-    entry = tl.load(index_ptr + position.to(tl.int64) * stride_k, mask=(position >= 0) & (position < kept), other=-1)
-    wanted = tl.where(position >= 0, entry, q)
-    found = tl.zeros([BLOCK_Q], dtype=tl.int32) + kept
-    for first in range(0, kept, BLOCK_K):
-        k = first + tl.arange(0, BLOCK_K)
-        value = tl.load(index_ptr + k.to(tl.int64) * stride_k, mask=k < kept, other=-1)
-        same = (value[None, :] == wanted[:, None]) & (k[None, :] > position[:, None]) & (value >= 0)[None, :]
-        found = tl.minimum(found, tl.min(tl.where(same, k[None, :], kept), axis=1))
-    links_ptr += sample * (patches + kept)
-    tl.store(links_ptr + q, tl.where(found < kept, found, -1), mask=q < patches + kept)
+    place = tl.program_id(0) % tiles * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    inside = place < kept
+    ordered_ptr += sample * kept
+    order_ptr += sample * kept
+    links_ptr += sample * (patches + 1 + kept)
+    q = tl.load(ordered_ptr + place, mask=inside, other=0)
+    before = tl.load(ordered_ptr + place - 1, mask=inside & (place > 0), other=-1)
+    after = tl.load(ordered_ptr + place + 1, mask=place + 1 < kept, other=-1)
+    position = tl.load(order_ptr + place, mask=inside, other=0)
+    following = tl.load(order_ptr + place + 1, mask=place + 1 < kept, other=-1)
+    tl.store(links_ptr + q, position.to(tl.int32), mask=inside & (q != before))
+    tl.store(links_ptr + patches + 1 + position, tl.where(q == after, following, -1).to(tl.int32), mask=inside)
 
 
 @triton.jit
@@ -106,7 +105,7 @@ def patch_pool_fwd_kernel(
     tl.store(average_ptr + band * patches + patch, average.to(dtype), mask=inside)
     tl.store(maximum_ptr + band * patches + patch, maximum.to(dtype), mask=inside)
 
-    links_ptr += sample * (patches + kept)
+    links_ptr += sample * (patches + 1 + kept)
     p = tl.arange(0, BLOCK_P)
     whole = (p < P)[:, None, None] & (p < P)[None, None, :]
     place = patch_offsets(P, BLOCK_P)
@@ -114,7 +113,14 @@ def patch_pool_fwd_kernel(
     while tl.max(position) >= 0:  # a patch may be kept more than once
         row = (band * kept + position) * (P * P)
         tl.store(patches_ptr + row[None, :, None] + place, values, mask=whole & (position >= 0)[None, :, None])
-        position = tl.load(links_ptr + patches + position, mask=position >= 0, other=-1)
+        position = tl.load(links_ptr + patches + 1 + position, mask=position >= 0, other=-1)
+    # what is no patch: the program of the band's first strip makes it NaN, one position after the other
+    position = tl.load(links_ptr + tl.where(patch == 0, patches, 0), mask=patch == 0, other=-1)
+    while tl.max(position) >= 0:
+        row = (band * kept + position) * (P * P)
+        blank = tl.full([BLOCK_P, BLOCK_T, BLOCK_P], float("nan"), dtype=dtype)
+        tl.store(patches_ptr + row[None, :, None] + place, blank, mask=whole & (position >= 0)[None, :, None])
+        position = tl.load(links_ptr + patches + 1 + position, mask=position >= 0, other=-1)
 
 
 @triton.jit(do_not_specialize=["stride_s", "stride_h", "stride_ib", "stride_ik", "rows", "columns", "kept"])
@@ -138,7 +144,7 @@ def patch_gather_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    """Write T kept patches, where the windows are not the patches."""
+    """Write T kept patches, where the windows are not the patches; NaN for what is no patch."""
     tiles = tl.cdiv(kept, BLOCK_T)
     band = (tl.program_id(0) // tiles).to(tl.int64)
     k = tl.program_id(0) % tiles * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -155,6 +161,7 @@ def patch_gather_kernel(
     if HAS_VALID:
         measured = tl.load(valid_ptr + (sample * (rows * P) + y) * columns * P + x, mask=mask, other=0) != 0
         values = tl.where(measured, values, 0)
+    values = tl.where(known[None, :, None], values, float("nan"))
     row = (band * kept + k) * (P * P)
     offsets = row[None, :, None] + patch_offsets(P, BLOCK_P)
     tl.store(patches_ptr + offsets, values, mask=whole & (k < kept)[None, :, None])
@@ -278,14 +285,14 @@ def patch_pool_bwd_kernel(
 
     gradient = tl.zeros([BLOCK_P, BLOCK_T, BLOCK_P], dtype=tl.float32)
     patches = rows * columns
-    links_ptr += sample * (patches + kept)
+    links_ptr += sample * (patches + 1 + kept)
     place = patch_offsets(P, BLOCK_P)
     position = tl.load(links_ptr + patch, mask=inside, other=-1)
     while tl.max(position) >= 0:
         row = (band * kept + position) * (P * P)
         kept_here = mask & (position >= 0)[None, :, None]
         gradient += tl.load(dpatches_ptr + row[None, :, None] + place, mask=kept_here, other=0).to(tl.float32)
-        position = tl.load(links_ptr + patches + position, mask=position >= 0, other=-1)
+        position = tl.load(links_ptr + patches + 1 + position, mask=position >= 0, other=-1)
 
     # window i holds row y where floor(i height / grid_h) <= y < ceil((i + 1) height / grid_h)
     top, left = y * grid_h // height, x * grid_w // width

@@ -157,10 +157,6 @@ def spectral_loss_bwd_kernel(
         tl.store(dprediction_ptr + offsets, dp.to(dprediction_ptr.dtype.element_ty), mask=mask)
 
 
-def as_bytes(valid: Tensor) -> Tensor:
-    return valid.contiguous().view(torch.uint8)
-
-
 def _constants(kernel: str, prediction: Tensor) -> dict:
     sizes = configs.config(kernel, prediction.dtype, launch.architecture(prediction.device))
     return sizes | {"STAGES": sizes["num_stages"], "P": prediction.shape[2]}
@@ -179,7 +175,7 @@ def spectral_loss_fwd(
         spectral_loss_fwd_kernel[(programs,)](
             prediction.contiguous(),
             target.contiguous(),
-            as_bytes(valid),
+            launch.as_bytes(valid),
             cu_bands.contiguous(),
             sums,
             partials,
@@ -215,7 +211,7 @@ def spectral_loss_bwd(
             dcharbonnier.contiguous(),
             prediction.contiguous(),
             target.contiguous(),
-            as_bytes(valid),
+            launch.as_bytes(valid),
             cu_bands.contiguous(),
             sums.contiguous(),
             dprediction,

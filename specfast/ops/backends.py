@@ -3,11 +3,11 @@
 =======  =========================================================  ==================================
 backend  what it is                                                 where
 =======  =========================================================  ==================================
-cpu      C++ of specfast._C for patch_pool, hyper_linear and the    CPU, float32 and bfloat16
-         losses, dense GEMMs through torch (hyper_embed is made of
-         those, and is eager's)
+cpu      C++ of specfast._C for patch_pool, hyper_linear, the       CPU, float32 and bfloat16
+         losses and deltas, dense GEMMs through torch (hyper_embed
+         is made of those, and is eager's)
 triton   kernels/triton, dense GEMMs through torch                  CUDA; CPU in Triton's interpreter
-cuda     CUDA C++ of specfast._C: patch_pool and hyper_embed        CUDA
+cuda     CUDA C++ of specfast._C: patch_pool, hyper_embed, deltas   CUDA
 eager    PyTorch with bounded memory                                everywhere, every floating dtype
 =======  =========================================================  ==================================
 """
@@ -72,15 +72,20 @@ def choose_backend(name: str, *arguments) -> tuple[str, Callable]:
     device = arguments[0].device.type
     wish, strict = _wish()
     order = _ORDER.get(device, ("eager",))
+    reasons: dict[str, str] = {}
     for backend in order if wish is None else (wish, *order):
         function, reason = _candidate(backend, name, arguments)
         if function is not None:
+            if device == "cuda" and backend == "eager" != wish:
+                why = "; ".join(f"{other}: {reason}" for other, reason in reasons.items())
+                _say_once(f"{name}: slower PyTorch operators run it on the GPU, for no kernel here can ({why}).")
             return backend, function
+        reasons[backend] = reason
         if backend == wish:
             message = f"{name}: backend {backend} cannot run it: {reason}"
             if strict:
                 raise RuntimeError(message)
-            _say_once(message)
+            _say_once(f"{message}; the next one does.")
         else:
             _logger.debug("%s: not through %s: %s", name, backend, reason)
     raise AssertionError("eager runs everything")
@@ -135,13 +140,16 @@ def _load(backend: str) -> tuple[ModuleType | None, str]:
 
 @functools.cache
 def _say_once(message: str) -> None:
-    warnings.warn(f"{message}; the next one does.", RuntimeWarning, stacklevel=2)
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def _run(name: str, *arguments):
     _, function = choose_backend(name, *arguments)
+    device = arguments[0].device
+    # kernels are launched on the current device, which need not be the tensors'
+    on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     # inputs come in the precision they are to be computed in; a backward may run under another autocast state
-    with torch.autocast(arguments[0].device.type, enabled=False):
+    with on_device, torch.autocast(device.type, enabled=False):
         return function(*arguments)
 
 

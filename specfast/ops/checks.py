@@ -46,6 +46,13 @@ def check_kinds(op: str, tensors: dict[str, Tensor], *, same_dtype: bool = True)
             raise ValueError(f"{op}: {name} must be floating point; got {tensor.dtype}")
         if same_dtype and tensor.dtype != first.dtype:
             raise ValueError(f"{op}: {name} must be {first.dtype} to match {first_name}; got {tensor.dtype}")
+    check_devices(op, tensors)
+
+
+def check_devices(op: str, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless all tensors are where the first one is: kernels take addresses as they come."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
         if tensor.device != first.device:
             raise ValueError(f"{op}: {name} must be on {first.device} to match {first_name}; got {tensor.device}")
 

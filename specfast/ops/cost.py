@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from specfast.ops.planner import FORMS, cheaper_form, multiply_adds
 
 MODES = ("forward", "backward", "full")
@@ -124,6 +126,28 @@ def _spectral_loss(_, itemsize, *, samples, bands, tokens, pixels, **__):
         Cost(_ELEMENTWISE * numbers, 2 * numbers * itemsize + valid),
         Cost(_ELEMENTWISE * numbers, 3 * numbers * itemsize + valid),
     )
+
+
+def flat_buffer_cost(op: str, *, elements: int, wire: torch.dtype, members: int = 1) -> Cost:
+    """Return what ``"delta_pack"`` or ``"delta_average_"`` costs: they are bound by memory, whatever the machine.
+
+    Args:
+        op: the operator.
+        elements: n.
+        wire: type of the packed deltas.
+        members: g, whose deltas are averaged.
+
+    Raises:
+        ValueError: unknown operator.
+    """
+    sent = elements * wire.itemsize + (4 * -(-elements // 256) if wire != torch.bfloat16 else 0)
+    costs = {
+        "delta_pack": Cost(4 * elements, 16 * elements + sent),
+        "delta_average_": Cost((members + 2) * elements, 8 * elements + members * sent),
+    }
+    if op not in costs:
+        raise ValueError(f"flat_buffer_cost: op must be one of {', '.join(costs)}; got {op!r}")
+    return costs[op]
 
 
 _COSTS = {

@@ -89,7 +89,7 @@ def explain(
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         backend = f"{preferred_backend('cuda')} (where there is a CUDA device)"
     else:
-        backend, _ = choose_backend(f"{op}_fwd", *_examples(op, sizes, pixels, patches, dtype, device))
+        backend, _ = choose_backend(f"{op}_fwd", *_examples(op, sizes, pixels, patches, dtype, device, chosen))
     if not factored or chosen != min(counts, key=counts.get):
         reason = "asked for"
     else:
@@ -113,19 +113,29 @@ def explain(
     )
 
 
-def _examples(op: str, sizes: dict[str, int], pixels: int, patches: int, dtype: torch.dtype, device: str) -> list:
-    """Tensors of the right shapes without memory: the leading arguments of the registered operator."""
+def _examples(
+    op: str, sizes: dict[str, int], pixels: int, patches: int, dtype: torch.dtype, device: str, form: str | None
+) -> list:
+    """All arguments of the registered operator, its tensors of the right shapes but without memory."""
     from torch._subclasses.fake_tensor import FakeTensorMode  # heavy, and seldom wanted
 
-    bands, tokens, width, rank, hidden = (sizes[name] for name in ("bands", "tokens", "width", "rank", "hidden"))
+    samples, bands, tokens, width, rank, hidden = sizes.values()
     side = math.isqrt(pixels)
-    linear = [(sizes["samples"], tokens, width), (bands, hidden), (rank, width, hidden), (rank, width)]
-    shapes = {
-        "patch_pool": [(bands, side, patches * side)],
-        "hyper_embed": [(bands, tokens, pixels), (bands, rank, pixels), (bands, hidden), (width, rank, hidden)],
-        "hyper_linear": [*linear, (bands, pixels, rank), (bands, pixels)],
-        "hyper_linear_loss": [*linear, (bands, pixels, rank), (bands, pixels), (bands, tokens, pixels)],
-        "spectral_loss": [(bands, tokens, pixels)] * 2,
-    }[op]
+
+    def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
     with FakeTensorMode():
-        return [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+        cu_bands = empty(samples + 1, dtype=torch.int32)
+        if op == "patch_pool":
+            index = empty(samples, tokens, dtype=torch.int64)
+            return [empty(bands, side, patches * side), index, cu_bands, side, (1, patches), None, None]
+        if op == "hyper_embed":
+            factors = empty(bands, hidden), empty(width, rank, hidden), empty(width, rank)
+            return [empty(bands, tokens, pixels), empty(bands, rank, pixels), *factors, cu_bands, form]
+        of_loss = [empty(bands, tokens, pixels), empty(samples, tokens, pixels, dtype=torch.bool), cu_bands]
+        if op == "spectral_loss":
+            return [empty(bands, tokens, pixels), *of_loss]
+        factors = empty(bands, hidden), empty(rank, width, hidden), empty(rank, width)
+        linear = [empty(samples, tokens, width), *factors, empty(bands, pixels, rank), empty(bands, pixels)]
+        return [*linear, *(of_loss if op == "hyper_linear_loss" else [cu_bands]), form]

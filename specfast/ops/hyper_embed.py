@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specfast.ops.checks import autocast, check_cu_bands, check_kinds, check_shapes
+from specfast.ops.checks import autocast, check_cu_bands, check_devices, check_kinds, check_shapes
 from specfast.ops.planner import choose_form
 
 
@@ -53,6 +53,7 @@ def hyper_embed(
         "hyper_embed", {"patches": patches, "factors_v": factors_v, "hidden": hidden, "weight": weight, "bias": bias}
     )
     check_cu_bands("hyper_embed", cu_bands, None, sizes["S"])
+    check_devices("hyper_embed", {"patches": patches, "cu_bands": cu_bands})
     samples = cu_bands.shape[0] - 1
     form = choose_form(
         "hyper_embed",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from specfast.ops.checks import autocast, check_cu_bands, check_kinds, check_shapes
+from specfast.ops.checks import autocast, check_cu_bands, check_devices, check_kinds, check_shapes
 from specfast.ops.planner import choose_form
 from specfast.ops.spectral_loss import check_target
 
@@ -80,7 +80,7 @@ def hyper_linear_loss(
     inputs, form = _prepare(
         "hyper_linear_loss", tokens, hidden, weight, bias, factors_u, pixel_bias, cu_bands, form, shapes
     )
-    check_target("hyper_linear_loss", target, valid, tokens)
+    check_target("hyper_linear_loss", target, valid, "tokens", tokens)
     return HyperLinearLossFunction.apply(*inputs, target, valid, cu_bands, form)
 
 
@@ -95,6 +95,7 @@ def _prepare(op, tokens, hidden, weight, bias, factors_u, pixel_bias, cu_bands, 
     }
     sizes = check_shapes(op, arguments | dict(more))
     check_cu_bands(op, cu_bands, sizes["B"], sizes["S"])
+    check_devices(op, {"tokens": tokens, "cu_bands": cu_bands})
     inputs = autocast(tokens, hidden, weight, bias, factors_u, pixel_bias)
     check_kinds(op, dict(zip(arguments, inputs, strict=True)))
     form = choose_form(

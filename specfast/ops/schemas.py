@@ -33,6 +33,8 @@ _SCHEMAS = (
     " -> (Tensor, Tensor, Tensor, Tensor)",
     "spectral_loss_bwd(Tensor dspectral, Tensor dcharbonnier, Tensor prediction, Tensor target, Tensor valid,"
     " Tensor cu_bands, Tensor sums) -> Tensor",
+    "delta_pack(Tensor values, Tensor reference, Tensor(a!) residual, ScalarType wire) -> (Tensor, Tensor)",
+    "delta_average_(Tensor(a!) values, Tensor reference, Tensor packed, Tensor scales) -> ()",
 )
 for _schema in _SCHEMAS:
     LIBRARY.define(_schema)
@@ -123,3 +125,14 @@ def _(prediction, target, valid, cu_bands):
 @torch.library.register_fake("specfast::spectral_loss_bwd")
 def _(dspectral, dcharbonnier, prediction, *_):
     return _like(prediction)[0]
+
+
+@torch.library.register_fake("specfast::delta_pack")
+def _(values, reference, residual, wire):
+    blocks = 0 if wire == torch.bfloat16 else (values.shape[0] + 255) // 256
+    return torch.empty_like(values, dtype=wire), values.new_empty(blocks)
+
+
+@torch.library.register_fake("specfast::delta_average_")
+def _(values, reference, packed, scales):
+    return None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from specfast.ops.checks import check_cu_bands, check_kinds, check_shapes
+from specfast.ops.checks import check_cu_bands, check_devices, check_kinds, check_shapes
 
 
 def spectral_loss(prediction: Tensor, target: Tensor, valid: Tensor, cu_bands: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,17 +33,19 @@ def spectral_loss(prediction: Tensor, target: Tensor, valid: Tensor, cu_bands: T
         {"prediction": (prediction, "S M P"), "target": (target, "S M P"), "valid": (valid, "B M P")},
     )
     check_cu_bands("spectral_loss", cu_bands, sizes["B"], sizes["S"])
-    check_target("spectral_loss", target, valid, prediction)
+    check_devices("spectral_loss", {"prediction": prediction, "cu_bands": cu_bands})
+    check_target("spectral_loss", target, valid, "prediction", prediction)
     return SpectralLossFunction.apply(prediction, target, valid, cu_bands)
 
 
-def check_target(op: str, target: Tensor, valid: Tensor, like: Tensor) -> None:
+def check_target(op: str, target: Tensor, valid: Tensor, like_name: str, like: Tensor) -> None:
     """Raise ValueError unless target is constant and floating, valid is bool, and both are where ``like`` is."""
     if target.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{op}: target is constant and gets no gradient; pass target.detach()")
-    check_kinds(op, {"prediction": like, "target": target}, same_dtype=False)
-    if valid.dtype != torch.bool or valid.device != like.device:
-        raise ValueError(f"{op}: valid must be bool on {like.device}; got {valid.dtype} on {valid.device}")
+    check_kinds(op, {like_name: like, "target": target}, same_dtype=False)
+    if valid.dtype != torch.bool:
+        raise ValueError(f"{op}: valid must be bool; got {valid.dtype}")
+    check_devices(op, {like_name: like, "valid": valid})
 
 
 class SpectralLossFunction(torch.autograd.Function):

@@ -14,6 +14,7 @@ SIZES = {  # P, R, k, E: the base model's; those of small models and of other pa
     "base": {"pixels": 64, "rank": 64, "hidden": 64, "width": 96},
     "small": {"pixels": 16, "rank": 16, "hidden": 32, "width": 64},
     "large": {"pixels": 256, "rank": 64, "hidden": 128, "width": 96},
+    "deep": {"pixels": 128, "rank": 128, "hidden": 128, "width": 96},  # as large a tile of U as "large", and the limit
     "odd": {"pixels": 25, "rank": 20, "hidden": 12, "width": 40},
 }
 BATCHES = [((33, 47), 40), ((5,), 7), ((1, 0, 16), 16)]  # bands of the samples, tokens of each

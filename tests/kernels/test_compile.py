@@ -23,14 +23,14 @@ MODULES = [
 LAUNCHES = [f"{module.__name__}:{name}" for module in MODULES for name in module.LAUNCHES]
 WITHOUT_DOT = set().union(*(module.WITHOUT_DOT for module in MODULES))  # kernels that multiply no matrices
 # At other sizes than the base model's, ptxas may park a few addresses on the stack; more would be accumulators.
-STACK = {"base": 0, "small": 16, "odd": 16, "large": 16}
+STACK = {"base": 0, "small": 16, "odd": 16, "large": 16, "deep": 16}
 
 
 def variants():
     """architecture, dtype, size, tf32; quick are the base model's in bfloat16 and, on one architecture, some more."""
     for architecture in configs.ARCHITECTURES:
         for dtype, tf32 in (("bfloat16", False), ("float16", False), ("float32", False), ("float32", True)):
-            for size in ("base", "small", "odd", "large"):
+            for size in ("base", "small", "odd", "large", "deep"):
                 quick = dtype == "bfloat16" and size == "base"
                 quick |= architecture == "sm_90" and (dtype, size) in (("bfloat16", "small"), ("float32", "base"))
                 # one process compiles all variants of an architecture that it is given
@@ -92,14 +92,22 @@ def test_one_compilation_serves_all_batches(variant):
         assert all(specializations == rounds[0] for specializations in rounds.values()), entry["request"]
 
 
-@pytest.mark.parametrize("architecture", configs.ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.xdist_group(f"compile_{name}"), *([] if name == "sm_90" else [pytest.mark.slow])]
+        )
+        for name in configs.ARCHITECTURES
+    ],
+)
 def test_every_configuration_is_compiled(architecture):
     """The kernels that a launch asks for are those of the files; the variants above compile them for every type."""
     known = {f"{kernel} {bits}" for kernel, entry in configs.all_configs(architecture).items() for bits in entry}
     asked = {
         name
         for dtype in ("bfloat16", "float32")
-        for entry in compiled("sm_90", dtype, "base", False)
+        for entry in compiled(architecture, dtype, "base", False)
         for name in entry["configs"]
     }
     assert asked == known

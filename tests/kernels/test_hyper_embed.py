@@ -71,6 +71,19 @@ def test_two_runs_are_bitwise_equal(dtype, form):
         assert torch.equal(first, second)
 
 
+def test_without_a_hidden_vector_the_bias_is_all(form):
+    """k = 0: U is the bias, and moments have no element."""
+    case = Case((9, 20), 18, pixels=20, rank=17, hidden=0, width=24)
+    inputs, cu_bands = inputs_of(case, torch.float32)
+    doubles = [value.double() for value in inputs]
+    tokens, *saved = eager.hyper_embed_fwd(*doubles, cu_bands, form)
+    dtokens = outgoing(case, torch.float64)
+    expected = tokens, *eager.hyper_embed_bwd(dtokens, *doubles, cu_bands, *saved, form, True)
+    for name, actual, e in zip(("tokens", *NAMES), run(case, torch.float32, form), expected, strict=True):
+        assert actual.shape == e.shape, name
+        assert_close(actual, e, TOLERANCE[torch.float32], name)
+
+
 def test_dpatches_only_if_asked_for(form):
     inputs, cu_bands = inputs_of(MEDIUM, torch.float32)
     _, *saved = kernels.hyper_embed_fwd(*inputs, cu_bands, form)
@@ -123,19 +136,16 @@ def test_a_sample_never_sees_its_neighbors(form):
 
 
 @pytest.mark.parametrize(
-    "tiles",
-    [
-        {"BLOCK_C": 32, "BLOCK_N": 4, "BLOCK_R": 32, "BLOCK_P": 16},
-        {"BLOCK_C": 16, "BLOCK_N": 16, "BLOCK_R": 16, "BLOCK_P": 64},
-        {"BLOCK_C": 64, "BLOCK_N": 32, "BLOCK_R": 16, "BLOCK_P": 32},
-    ],
+    ("forward", "backward"),  # C, N, R, P; all fit the shared memory of an A100 in float32, by tests/kernels/harness.py
+    [((32, 4, 32, 16), (32, 16, 16, 16)), ((16, 16, 16, 64), (16, 16, 16, 64)), ((64, 8, 16, 16), (8, 16, 16, 32))],
     ids=str,
 )
-def test_other_tiles_compute_the_same(tiles):
+def test_other_tiles_compute_the_same(forward, backward):
     exact = run_reference(MEDIUM, torch.float32, torch.float64)
-    backward = tiles | {"BLOCK_N": 16}
+    names = ("BLOCK_C", "BLOCK_N", "BLOCK_R", "BLOCK_P")
+    forward, backward = (dict(zip(names, tiles, strict=True)) for tiles in (forward, backward))
     with (
-        configs.override("hyper_embed_fwd", **tiles),
+        configs.override("hyper_embed_fwd", **forward),
         configs.override("hyper_embed_bwd", **backward),
         configs.override("hyper_embed_dpatches", **backward),
     ):
@@ -224,3 +234,27 @@ def test_tf32_follows_torch():
             assert launch.precision(torch.float32) == expected
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+def test_offsets_beyond_32_bits():
+    """Patches of more than 2^31 numbers; the last sample's part is that of the sample alone."""
+    if torch.cuda.mem_get_info()[0] < 16 * 2**30:
+        pytest.skip("needs 16 GiB of free device memory")
+    bands, alone = (700, 5), Case((5,), 48000, pixels=64, rank=16, hidden=16, width=16)
+    inputs, cu_alone = inputs_of(alone, torch.float16)
+    cu_bands = torch.tensor([0, bands[0], sum(bands)], device=DEVICE, dtype=torch.int32)
+    many = [torch.zeros(sum(bands), *value.shape[1:], dtype=value.dtype, device=DEVICE) for value in inputs[:3]]
+    for value, last in zip(many, inputs, strict=False):
+        value[-5:] = last
+    assert many[0].numel() > 2**31
+    out, *saved = kernels.hyper_embed_fwd(*many, *inputs[3:], cu_bands, "reassociated")
+    expected, *saved_alone = kernels.hyper_embed_fwd(*inputs, cu_alone, "reassociated")
+    assert_close(out[1:], expected, TOLERANCE[torch.float16])
+    dtokens = outgoing(alone, torch.float16)
+    both = torch.cat([torch.zeros_like(dtokens), dtokens])
+    gradients = kernels.hyper_embed_bwd(both, *many, *inputs[3:], cu_bands, *saved, "reassociated", True)
+    others = kernels.hyper_embed_bwd(dtokens, *inputs, cu_alone, *saved_alone, "reassociated", True)
+    for name, actual, e in zip(NAMES[:3], gradients, others, strict=False):
+        assert_close(actual[-5:], e, TOLERANCE[torch.float16], name)

@@ -140,3 +140,27 @@ def test_other_tiles_compute_the_same(tiles):
 
 def test_nothing_is_read_back_to_the_host(nothing_is_read_back):
     assert len(run(MEDIUM, inputs_of(MEDIUM, torch.float32))) == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+def test_offsets_beyond_32_bits():
+    """Predictions of more than 2^31 numbers; the last sample's part is that of the sample alone."""
+    if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+        pytest.skip("needs 20 GiB of free device memory")
+    case = Case((5,), 48000, pixels=64)
+    prediction, target, valid, cu_bands = inputs_of(case, torch.float16)
+    many = [torch.zeros(705, 48000, 64, dtype=torch.float16, device=DEVICE) for _ in range(2)]
+    many[0][-5:], many[1][-5:] = prediction, target
+    assert many[0].numel() > 2**31
+    both_valid = torch.cat([valid, valid])
+    both = torch.tensor([0, 700, 705], dtype=torch.int32, device=DEVICE)
+    *three, sums = kernels.spectral_loss_fwd(*many, both_valid, both)
+    *expected, sums_alone = kernels.spectral_loss_fwd(prediction, target.half(), valid, cu_bands)
+    for actual, e in zip(three, expected, strict=True):
+        assert_close(actual[1:], e, TOLERANCE[torch.float32])
+    given = [torch.tensor([0.5, weight], device=DEVICE) for weight in (1.5, 0.25)]
+    gradient = kernels.spectral_loss_bwd(*given, *many, both_valid, both, sums)
+    alone = [value[1:] for value in given]
+    expected = kernels.spectral_loss_bwd(*alone, prediction, target.half(), valid, cu_bands, sums_alone)
+    assert_close(gradient[-5:], expected, TOLERANCE[torch.float16])

@@ -8,9 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from specfast import ops
 from specfast.kernels import reference
+from specfast.ops import explaining
+from specfast.ops.native import cuda
 from tests.ops.conftest import Case
 
 CASE = Case((6, 11), 7, pixels=16, rank=8, hidden=6, width=24)
+OPERATORS = ("patch_pool", "hyper_embed", "hyper_linear", "hyper_linear_loss", "spectral_loss")
 SIZES = {"samples": 2, "bands": 17, "tokens": 7, "width": 24, "rank": 8, "hidden": 6}
 
 
@@ -76,6 +79,29 @@ def test_explain_says_the_choice_and_its_price():
     for dtype in (torch.float64, torch.bfloat16):
         for op in ("patch_pool", "hyper_linear", "hyper_linear_loss", "spectral_loss"):
             assert ops.explain(op, bands=404, patches=784, dtype=dtype, **sizes).backend in ops.BACKENDS
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_explain_asks_a_backend_with_all_arguments(op, form, monkeypatch):
+    """Those of the registered operator; Triton's and CUDA's look at the late ones, too."""
+    pytest.importorskip("triton")
+    names = [argument.name for argument in getattr(torch.ops.specfast, f"{op}_fwd").default._schema.arguments]
+    asked = {}
+
+    def choose(name, *arguments):
+        asked.update(zip(names, arguments, strict=True))
+        return ops.choose_backend(name, *arguments)
+
+    monkeypatch.setattr(explaining, "choose_backend", choose)
+    with ops.use_backend("triton", strict=True):
+        device = "cuda" if torch.cuda.is_available() else "cpu"  # there Triton's interpreter
+        explanation = ops.explain(op, pixels=16, patches=9, form=form, device=device, **SIZES)
+    assert explanation.backend == "triton"
+    assert asked.get("form", form) == form
+    with asked[names[0]].fake_mode:  # the shapes are those that the operator takes
+        assert len(getattr(torch.ops.specfast, f"{op}_fwd")(*asked.values())) >= 3
+    if op in ("patch_pool", "hyper_embed"):
+        assert cuda._unsupported_inputs(f"{op}_fwd", *asked.values()) in (None, "torch.float32 inputs")
 
 
 def test_bad_questions_are_refused():

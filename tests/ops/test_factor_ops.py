@@ -288,6 +288,17 @@ def test_other_argument_errors():
         )
 
 
+@pytest.mark.parametrize("op", OPERATORS)
+def test_arguments_elsewhere_are_named(op):
+    """A kernel would take an address of one device for one of the other."""
+    inputs, constants = arguments(op, Case((2, 3), 7))
+    first, *others = [*inputs, *constants]
+    for name in others:
+        values = inputs | constants
+        with pytest.raises(ValueError, match=rf"{op}: {name} must be on cpu to match {first}; got meta"):
+            getattr(ops, op)(**values | {name: values[name].to("meta")})
+
+
 def test_planner_follows_cost_and_can_be_overridden():
     published = {"samples": 1, "tokens": 196, "width": 768, "rank": 64, "hidden": 64}
     choices = [ops.choose_form("hyper_embed", None, bands=c, **published) for c in range(1, 300)]

@@ -9,6 +9,7 @@ from specfast import ops
 from specfast.testing import assert_close
 from tests.ops.conftest import Case
 from tests.ops.test_factor_ops import OPERATORS, arguments, cast, run
+from tests.ops.test_patch_pool import Pool
 
 BASE = Case((40, 70), 33, pixels=64, rank=64, hidden=64, width=96)
 
@@ -49,3 +50,32 @@ def test_a_cuda_graph_replays_forward_and_backward(op):
         assert_close(actual, wanted, 1e-12)
     for name, wanted in expected_gradients.items():
         assert_close(gradients[name], wanted, 1e-12, f"d{name}")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("grid", [None, (5, 3)], ids=str)
+def test_a_cuda_graph_replays_patch_pool(grid):
+    (image, *rest), kwargs = Pool((40, 70), (48, 64), 8, 12, grid=grid, invalid=0.2).arguments(torch.bfloat16, "cuda")
+
+    def run_pool():
+        leaf = image.clone().requires_grad_()
+        outputs = ops.patch_pool(leaf, *rest, **kwargs)
+        (gradient,) = torch.autograd.grad(outputs, leaf, [torch.ones_like(out) for out in outputs])
+        return *(out.detach() for out in outputs), gradient
+
+    with ops.use_backend("triton", strict=True):
+        expected = run_pool()  # also warms up
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            run_pool()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = run_pool()
+    for out in captured:
+        out.fill_(float("nan"))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, e) for a, e in zip(captured, expected, strict=True))

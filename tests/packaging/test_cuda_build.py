@@ -42,15 +42,19 @@ pytestmark = needs_compiler
 
 @pytest.fixture
 def build(tmp_path, command):
-    """Call ``build(kernel, **environment)``: build in place; return the log, and what the module was built for."""
+    """Call ``build(kernel, **environment)``: build in place; return the log, and what the module was built for.
+
+    Later calls find the sources and what was built of them as they lie.
+    """
 
     def call(kernel: str = KERNEL, **environment) -> tuple[str, str]:
         tree = tmp_path / "tree"
-        (tree / "csrc" / "cuda").mkdir(parents=True)
-        (tree / "specfast").mkdir()
-        shutil.copy(ROOT / "setup.py", tree)
-        (tree / "csrc" / "bindings.cpp").write_text(MODULE)
-        (tree / "csrc" / "cuda" / "probe.cu").write_text(kernel)
+        if not tree.exists():
+            (tree / "csrc" / "cuda").mkdir(parents=True)
+            (tree / "specfast").mkdir()
+            shutil.copy(ROOT / "setup.py", tree)
+            (tree / "csrc" / "bindings.cpp").write_text(MODULE)
+            (tree / "csrc" / "cuda" / "probe.cu").write_text(kernel)
         log = command(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tree, **environment)
         file = tree / "specfast" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
         code = (
@@ -92,6 +96,14 @@ def test_objects_that_do_not_link_cost_only_the_cuda_kernels(build):
     log, targets = build(KERNEL + 'extern "C" int PyInit__C() { return 0; }', SPECFAST_CUDA_ARCHS="80")
     assert targets == ""
     assert "does not link with its CUDA kernels" in log
+
+
+@needs_nvcc
+def test_links_again_where_only_the_targets_change(build):
+    assert build(SPECFAST_NO_CUDA="1")[1] == ""  # as before nvcc was installed
+    assert build(SPECFAST_CUDA_ARCHS="80")[1] == "sm_80 compute_80"
+    assert build(SPECFAST_CUDA_ARCHS="90a")[1] == "sm_90a"
+    assert build(SPECFAST_NO_CUDA="1")[1] == ""
 
 
 def test_broken_compiler_costs_only_the_cuda_kernels(build, tmp_path):

@@ -1,4 +1,7 @@
-"""CUDA backend: kernels of csrc/cuda, on torch's current stream; large dense GEMMs go through torch to its library."""
+"""CUDA backend: kernels of csrc/cuda, on the current device and torch's current stream of it.
+
+Large dense GEMMs go through torch to its library.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import torch
 from torch import Tensor
 
 from specfast import _native
+from specfast.ops.native.flat_buffer import call_delta_average, call_delta_pack
+from specfast.ops.native.patch_pool import call_patch_pool
 
-__all__ = ["hyper_embed_fwd", "patch_pool_fwd", "unsupported"]
+__all__ = ["delta_average_", "delta_pack", "hyper_embed_fwd", "patch_pool_fwd", "unsupported"]
 
 _POOL_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _TENSOR_CORE_DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -28,6 +33,8 @@ def unsupported(name: str, *arguments) -> str | None:
 
 def _unsupported_inputs(name: str, *arguments) -> str | None:
     first = arguments[0]
+    if name.startswith("delta_"):
+        return None  # the types that the operator has checked
     if first.dtype not in (_POOL_DTYPES if name == "patch_pool_fwd" else _TENSOR_CORE_DTYPES):
         return f"{first.dtype} inputs"
     if name == "patch_pool_fwd":
@@ -67,34 +74,9 @@ def patch_pool_fwd(
     extent: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return patches [S, K, P], average and maximum [S, gh * gw]; see kernels.reference.patch_pool."""
-    samples, kept = index.shape
-    bands, windows = image.shape[0], grid[0] * grid[1]
-    patches = image.new_empty(bands, kept, patch_size * patch_size)
-    average, maximum = image.new_empty(bands, windows), image.new_empty(bands, windows)
-    # kept alive by these names until the launch; after it the allocator's order on the stream protects them
-    index, cu_bands = index.contiguous(), cu_bands.contiguous()
-    valid = None if valid is None else valid.contiguous()
-    extent = None if extent is None else extent.contiguous()
-    with torch.cuda.device(image.device):
-        _native.extension().cuda_patch_pool(
-            image=image.data_ptr(),
-            dtype=_POOL_DTYPES[image.dtype],
-            shape=tuple(image.shape),
-            strides=image.stride(),
-            index=index.data_ptr(),
-            cu_bands=cu_bands.data_ptr(),
-            samples=samples,
-            kept=kept,
-            patch_size=patch_size,
-            grid=tuple(grid),
-            valid=0 if valid is None else valid.data_ptr(),
-            extent=0 if extent is None else extent.data_ptr(),
-            patches=patches.data_ptr(),
-            average=average.data_ptr(),
-            maximum=maximum.data_ptr(),
-            stream=_stream(image),
-        )
-    return patches, average, maximum
+    function, dtype = _native.extension().cuda_patch_pool, _POOL_DTYPES[image.dtype]
+    arguments = image, index, cu_bands, patch_size, grid, valid, extent
+    return call_patch_pool(function, dtype, *arguments, stream=_stream(image))
 
 
 def hyper_embed_fwd(
@@ -107,23 +89,34 @@ def hyper_embed_fwd(
     sums = patches.new_empty(samples, tokens, rank)
     patches, factors_v, hidden = _aligned(patches), _aligned(factors_v), _aligned(hidden)
     cu_bands = cu_bands.contiguous()
-    with torch.cuda.device(patches.device):
-        _native.extension().cuda_hyper_embed_moments(
-            patches=patches.data_ptr(),
-            dtype=_TENSOR_CORE_DTYPES[patches.dtype],
-            factors_v=factors_v.data_ptr(),
-            hidden=hidden.data_ptr(),
-            cu_bands=cu_bands.data_ptr(),
-            samples=samples,
-            tokens=tokens,
-            pixels=patches.shape[2],
-            rank=rank,
-            width=inner,
-            moments=moments.data_ptr(),
-            sums=sums.data_ptr(),
-            stream=_stream(patches),
-        )
+    _native.extension().cuda_hyper_embed_moments(
+        patches=patches.data_ptr(),
+        dtype=_TENSOR_CORE_DTYPES[patches.dtype],
+        factors_v=factors_v.data_ptr(),
+        hidden=hidden.data_ptr(),
+        cu_bands=cu_bands.data_ptr(),
+        samples=samples,
+        tokens=tokens,
+        pixels=patches.shape[2],
+        rank=rank,
+        width=inner,
+        moments=moments.data_ptr(),
+        sums=sums.data_ptr(),
+        stream=_stream(patches),
+    )
     out = torch.addmm(
         sums.flatten(0, 1) @ bias.mT, moments.flatten(2).flatten(0, 1), weight.reshape(width, rank * inner).mT
     )
     return out.view(samples, tokens, width), moments, sums
+
+
+def delta_pack(values: Tensor, reference: Tensor, residual: Tensor, wire: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return packed [n] and scales; residual becomes what rounding lost."""
+    function, stream = _native.extension().cuda_delta_pack, _stream(values)
+    return call_delta_pack(function, values, reference, residual, wire, stream=stream)
+
+
+def delta_average_(values: Tensor, reference: Tensor, packed: Tensor, scales: Tensor) -> None:
+    """Write reference + the mean of the deltas packed [g, n] to values."""
+    function, stream = _native.extension().cuda_delta_average, _stream(values)
+    call_delta_average(function, values, reference, packed, scales, stream=stream)

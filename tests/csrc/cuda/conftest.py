@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 EMULATOR = Path(__file__).parent / "emulator"
-KERNELS = [ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("patch_pool", "hyper_embed")]
+KERNELS = [ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("patch_pool", "hyper_embed", "flat_buffer")]
 HOPPER = 227 * 1024  # bytes of shared memory a block may have
 
 
@@ -29,15 +29,19 @@ class Emulator:
         self.program, self.folder = program, folder
 
     def run(self, operator: str, tensors: dict, outputs: dict, dtype: torch.dtype, order: int = 0, **values):
-        """Return the outputs, given as {name: shape}; ``order`` says in which order threads run (emulator/block.h)."""
+        """Return the outputs, given as {name: shape} or {name: (shape, dtype)}; an input of that name is updated.
+
+        ``order`` says in which order threads run (emulator/block.h).
+        """
+        outputs = {n: o if len(o) == 2 and isinstance(o[1], torch.dtype) else (o, dtype) for n, o in outputs.items()}
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         for name, tensor in tensors.items():
             if tensor is not None:
                 (self.folder / f"{name}.bin").write_bytes(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        for name, shape in outputs.items():
-            count = torch.Size(shape).numel()
-            (self.folder / f"{name}.bin").write_bytes(bytes(count * dtype.itemsize))
+        for name, (shape, of) in outputs.items():
+            if name not in tensors:
+                (self.folder / f"{name}.bin").write_bytes(bytes(torch.Size(shape).numel() * of.itemsize))
         values = {"shared_limit": HOPPER, "dtype": str(dtype).removeprefix("torch."), "order": order, **values}
         done = subprocess.run(
             [self.program, operator, self.folder, *(f"{name}={value}" for name, value in values.items())],
@@ -49,7 +53,7 @@ class Emulator:
         if done.returncode == 2:
             raise Refused(done.stderr)
         assert done.returncode == 0, f"{operator} on the emulator ended with {done.returncode}:\n{done.stderr[-4000:]}"
-        return [self._read(name, shape, dtype) for name, shape in outputs.items()]
+        return [self._read(name, *what) for name, what in outputs.items()]
 
     def _read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         data = bytearray((self.folder / f"{name}.bin").read_bytes())

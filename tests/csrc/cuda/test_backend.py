@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import itertools
 
@@ -115,7 +114,6 @@ def cuda_on_the_emulator(emulator, monkeypatch):
     from specfast.ops.native import cuda
 
     monkeypatch.setattr(_native, "extension", lambda: EmulatedExtension(emulator))
-    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(cuda, "_stream", lambda _: 0)
     return cuda
 
@@ -193,7 +191,6 @@ def test_says_what_it_cannot_do(cuda_on_the_emulator):
 def test_without_a_gpu_the_error_names_operator_and_cause(operator, monkeypatch):
     from specfast.ops.native import cuda
 
-    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(cuda, "_stream", lambda _: 0)
     assert _C.cuda_problem().startswith("cudaError")
     arguments = {
@@ -206,6 +203,7 @@ def test_without_a_gpu_the_error_names_operator_and_cause(operator, monkeypatch)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(_C is None or not _C.cuda_built(), reason="specfast._C holds no CUDA kernels")
 class TestOnTheDevice:
     """What only hardware can show; sizes of the base model, and those that cut tiles."""
 

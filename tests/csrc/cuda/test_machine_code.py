@@ -10,9 +10,9 @@ from tests.csrc.cuda.conftest import ARCHITECTURES
 
 pytestmark = pytest.mark.xdist_group("cuda_cubins")  # one process compiles them
 
-KERNELS = {"patch_pool": 6, "hyper_embed": 4}  # and how many variants each has
+KERNELS = {"patch_pool": 6, "hyper_embed": 4, "flat_buffer": 4}  # and how many variants each has
 # Threads of a block, and blocks that the registers of a multiprocessor must hold at once.
-RESIDENT = {"patch_pool": (128, 6), "hyper_embed": (256, 1)}
+RESIDENT = {"patch_pool": (128, 6), "hyper_embed": (256, 1), "flat_buffer": (256, 5)}
 REGISTERS = 65536
 
 
@@ -56,4 +56,22 @@ def test_patch_pool_loads_and_copies_16_bytes(architecture, cubins, cuobjdump):
         assert "LDGSTS.E.BYPASS.128" in listing
         assert "LDS.128" in listing
         assert "STG.E.128" in listing
+        assert not re.search(r"\b(LDL|STL)\b", listing)
+
+
+def test_flat_buffer_moves_whole_vectors(architecture, cubins, cuobjdump):
+    narrow = {  # how a lane writes its four packed elements; how it reads eight
+        ("delta_pack", "Float8"): r"STG\.E ",
+        ("delta_pack", "BFloat16"): r"STG\.E\.64",
+        ("delta_average", "Float8"): r"LDG\.E\.64",
+        ("delta_average", "BFloat16"): r"LDG\.E\.128",
+    }
+    for listing in functions(cuobjdump(cubins["flat_buffer", architecture], "-sass")):
+        name = listing.partition("\n")[0]
+        (pattern,) = (narrow[key] for key in narrow if all(part in name for part in key))
+        packs = "delta_pack" in name
+        assert len(re.findall(r"LDG\.E\.128", listing)) >= (6 if packs else 2)  # of three arrays; of the reference
+        assert len(re.findall(r"STG\.E\.128", listing)) == 2
+        assert re.search(pattern, listing)
+        assert ("REDUX.MAX" in listing) == (packs and "Float8" in name)
         assert not re.search(r"\b(LDL|STL)\b", listing)

@@ -181,12 +181,13 @@ def test_no_kept_patches(emulator):
 
 
 def test_values_that_leave_the_image_touch_no_other_memory(emulator):
-    """They cannot be checked on the host, so the kernel leaves their patches unwritten and cuts their extents."""
+    """They cannot be checked on the host, so the kernel makes their patches NaN and cuts their extents."""
     image, index, cu_bands, patch_size, grid = make("windows-are-patches", torch.float32)
     index[:, 1], index[:, 2], index[:, 3] = -1, 15, 2**32 + 3
     extent = torch.tensor([[10**12, 10**12], [-3, 0], [24, 41], [24, 40]])
     patches, average, _ = pool(emulator, image, index, cu_bands, patch_size, grid, extent=extent)
     assert patches[:, 1:4].isnan().all()
+    assert (patches[:, 1:4].view(torch.int32) != -1).all()  # what the emulator poisons memory with is a NaN, too
     inside = torch.stack([extent[:, 0].clamp(1, 24), extent[:, 1].clamp(1, 40)], dim=1)
     expected = reference.patch_pool(image.double(), index[:, :1], cu_bands, patch_size, grid, extent=inside)
     torch.testing.assert_close(patches[:, :1].double(), expected[0], rtol=0, atol=0)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from specfast.kernels.eager.hyper_linear import token_moments, token_moments_bwd
+from specfast.kernels.eager.hyper_linear import saved_moments, token_moments_bwd
 from specfast.ops.native.cpu.spectral_loss import SampleGradient, SampleSums, with_adjacent_rows
 from specfast.ops.native.cpu.tiles import TILE_BYTES, Buffer, groups, parts
 
@@ -101,12 +101,6 @@ class _Direct:
         return self.dtokens.to(dtype), dweight.to(dtype, memory_format=torch.contiguous_format), dbias.to(dtype)
 
 
-def _saved(tokens: Tensor, weight: Tensor, bias: Tensor, form: str) -> tuple[Tensor, Tensor]:
-    if form == "direct":
-        return tokens.new_empty(0), tokens.new_empty(0)
-    return token_moments(tokens, weight, bias)
-
-
 def _in_form(tokens, weight, bias, moments, offset, form) -> _Reassociated | _Direct:
     if form == "direct":
         return _Direct(tokens, weight, bias)
@@ -182,7 +176,7 @@ def hyper_linear_fwd(
     form: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return prediction [S, M, P], and for backward moments [B, M, R, k] and offset [B, M, R] (empty when direct)."""
-    saved = _saved(tokens, weight, bias, form)
+    saved = saved_moments(tokens, weight, bias, form)
     factors_v = _in_form(tokens, weight, bias, *saved, form)
     out, buffer = tokens.new_empty(len(hidden), tokens.shape[1], factors_u.shape[1]), Buffer(tokens)
     for b, (start, end) in enumerate(itertools.pairwise(cu_bands.tolist())):
@@ -230,7 +224,7 @@ def hyper_linear_loss_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return spectral sum, Charbonnier sum, valid pixels (all [B]); for backward sums [B, 3, M, P], moments, offset."""
     target, valid, pixel_bias = with_adjacent_rows(target), valid.contiguous(), pixel_bias.contiguous()
-    saved = _saved(tokens, weight, bias, form)
+    saved = saved_moments(tokens, weight, bias, form)
     factors_v = _in_form(tokens, weight, bias, *saved, form)
     sums = tokens.new_empty(valid.shape[0], 3, *valid.shape[1:], dtype=torch.float32)
     losses, buffer = sums.new_empty(valid.shape[0], 3), Buffer(tokens)

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda/element.h"
+#include "cuda/flat_buffer.h"
 #include "cuda/hyper_embed.h"
 #include "cuda/patch_pool.h"
 
@@ -34,9 +35,11 @@ class Case {
   const std::string& text(const std::string& name) const { return values_.at(name); }
   int64_t number(const std::string& name) const { return std::stoll(values_.at(name)); }
 
+  enum Use { input, output, updated };
+
   // The tensor, <name>_shift elements beyond an aligned address; null if there is no such file.
   template <typename T>
-  T* tensor(const std::string& name, bool output = false) {
+  T* tensor(const std::string& name, Use use = input) {
     std::ifstream file(path(name), std::ios::binary | std::ios::ate);
     if (!file) return nullptr;
     const auto bytes = static_cast<size_t>(file.tellg());
@@ -44,12 +47,12 @@ class Case {
     auto* memory = static_cast<char*>(malloc(shift + bytes));
     memory_.push_back(memory);
     file.seekg(0);
-    if (output) {
+    if (use == output) {
       std::fill(memory, memory + shift + bytes, '\xFF');
-      outputs_.push_back({name, memory + shift, bytes});
     } else {
       file.read(memory + shift, static_cast<std::streamsize>(bytes));
     }
+    if (use != input) outputs_.push_back({name, memory + shift, bytes});
     return reinterpret_cast<T*>(memory + shift);
   }
 
@@ -77,7 +80,7 @@ class Case {
 void patch_pool(Case& given) {
   cuda::dispatch_dtype<true>("patch_pool", given.text("dtype"), [&](auto element) {
     using T = decltype(element);
-    cuda::PatchPool<T> args;
+    PatchPool<T> args;
     args.image = given.tensor<T>("image");
     args.bands = given.number("bands"), args.height = given.number("height"), args.width = given.number("width");
     args.stride_band = given.number("stride_band"), args.stride_row = given.number("stride_row");
@@ -89,9 +92,9 @@ void patch_pool(Case& given) {
     args.samples = given.number("samples"), args.kept = given.number("kept");
     args.patch_size = given.number("patch_size");
     args.grid_rows = given.number("grid_rows"), args.grid_columns = given.number("grid_columns");
-    args.patches = given.tensor<T>("patches", true);
-    args.average = given.tensor<T>("average", true);
-    args.maximum = given.tensor<T>("maximum", true);
+    args.patches = given.tensor<T>("patches", Case::output);
+    args.average = given.tensor<T>("average", Case::output);
+    args.maximum = given.tensor<T>("maximum", Case::output);
     cuda::patch_pool(args, nullptr);
   });
 }
@@ -106,9 +109,45 @@ void hyper_embed_moments(Case& given) {
     args.cu_bands = given.tensor<int32_t>("cu_bands");
     args.samples = given.number("samples"), args.tokens = given.number("tokens");
     args.pixels = given.number("pixels"), args.rank = given.number("rank"), args.width = given.number("width");
-    args.moments = given.tensor<T>("moments", true);
-    args.sums = given.tensor<T>("sums", true);
+    args.moments = given.tensor<T>("moments", Case::output);
+    args.sums = given.tensor<T>("sums", Case::output);
     cuda::hyper_embed_moments(args, nullptr);
+  });
+}
+
+template <typename Function>
+void with_wire(const Case& given, Function function) {
+  if (given.text("wire") == "bfloat16") {
+    function(BFloat16{});
+  } else {
+    function(Float8{});
+  }
+}
+
+void delta_pack(Case& given) {
+  with_wire(given, [&](auto element) {
+    using W = decltype(element);
+    DeltaPack<W> args;
+    args.values = given.tensor<float>("values");
+    args.reference = given.tensor<float>("reference");
+    args.residual = given.tensor<float>("residual", Case::updated);
+    args.count = given.number("count");
+    args.packed = given.tensor<W>("packed", Case::output);
+    args.scales = given.tensor<float>("scales", Case::output);
+    cuda::delta_pack(args, nullptr);
+  });
+}
+
+void delta_average(Case& given) {
+  with_wire(given, [&](auto element) {
+    using W = decltype(element);
+    DeltaAverage<W> args;
+    args.values = given.tensor<float>("values", Case::output);
+    args.reference = given.tensor<float>("reference");
+    args.packed = given.tensor<W>("packed");
+    args.scales = given.tensor<float>("scales");
+    args.count = given.number("count"), args.members = given.number("members");
+    cuda::delta_average(args, nullptr);
   });
 }
 
@@ -125,6 +164,10 @@ int main(int argc, char** argv) {
       patch_pool(given);
     } else if (name == "hyper_embed_moments") {
       hyper_embed_moments(given);
+    } else if (name == "delta_pack") {
+      delta_pack(given);
+    } else if (name == "delta_average") {
+      delta_average(given);
     } else {
       return 1;
     }

@@ -62,6 +62,24 @@ inline void ldmatrix_transposed(uint32_t (&matrices)[4], const void* row) {
   load_matrices(matrices, row, "ldmatrix.trans", true);
 }
 
+inline void store16(float* to, const float (&values)[4]) {
+  if (reinterpret_cast<uintptr_t>(to) % 16) Block::now().fail("stores 16 bytes to an address that is not aligned");
+  std::memcpy(to, values, 16);
+}
+
+inline uint32_t warp_max(uint32_t value) {
+  Lane mine = {};
+  mine.ballot = value;
+  return Block::now()
+      .together("redux.max", mine,
+                [](Lane* lanes) {
+                  uint32_t largest = 0;
+                  for (int i = 0; i < kWarp; ++i) largest = largest < lanes[i].ballot ? lanes[i].ballot : largest;
+                  for (int i = 0; i < kWarp; ++i) lanes[i].ballot = largest;
+                })
+      .ballot;
+}
+
 inline float max_or_nan(float one, float other) {
   return one != one || other != other ? NAN : one > other ? one : other;
 }
