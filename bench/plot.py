@@ -80,9 +80,8 @@ def _panels(count: int, columns: int, width: float = 3.5, height: float = 2.6):
 
 def _legend(fig, axes) -> None:
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4), fontsize="small"
-    )
+    columns = max(1, min(len(handles), int(fig.get_figwidth() / 2.6)))  # inches of the longest label
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def _device_title(fig, rows: list[dict]) -> None:
