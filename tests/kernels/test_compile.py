@@ -23,7 +23,7 @@ MODULES = [
 LAUNCHES = [f"{module.__name__}:{name}" for module in MODULES for name in module.LAUNCHES]
 WITHOUT_DOT = set().union(*(module.WITHOUT_DOT for module in MODULES))  # kernels that multiply no matrices
 # At other sizes than the base model's, ptxas may park a few addresses on the stack; more would be accumulators.
-STACK = {"base": 0, "small": 16, "odd": 16, "large": 16, "deep": 16}
+STACK = {"base": 0, "small": 16, "odd": 16, "large": 48, "deep": 16}
 
 
 def variants():
