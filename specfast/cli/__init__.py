@@ -19,6 +19,7 @@ COMMANDS = {
     "sensors": "list the known sensors and their bands",
     "prepare": "tile scenes into a training store",
     "pretrain": "pre-train a SpecAware model on a store",
+    "dssync": "plan, simulate and measure group averaging on a network",
     "probe": "measure frozen features on a labeled scene",
     "demo": "run the main job on a real scene and write a report",
 }
