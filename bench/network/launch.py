@@ -9,12 +9,14 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from bench.machine import ROOT
 from bench.network.namespaces import WORKER_DEVICE, EmulatedNetwork
 
+ROOT = Path(__file__).resolve().parents[2]
 PORT = 29500  # of the store; namespaces have ports of their own
 
 
@@ -48,6 +50,16 @@ def run_workers(network: EmulatedNetwork, job: dict, report: Callable[[dict], No
             raise WorkerError(f"{network.cluster.name}: ranks {late} had not ended after {limit_s:.0f} s")
 
 
+def end_with_the_launcher() -> None:
+    """Called in a worker: end this process as soon as the launcher's end of the pipe is closed, however that ended."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _start(network: EmulatedNetwork, rank: int, job: dict, log) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
     environment |= {
@@ -63,7 +75,7 @@ def _start(network: EmulatedNetwork, rank: int, job: dict, log) -> subprocess.Po
         network.command(rank, sys.executable, "-m", "bench.network.worker", network.switch, json.dumps(job)),
         cwd=ROOT,
         env=environment,
-        stdin=subprocess.PIPE,  # never written to: its end tells a worker that this process is gone
+        stdin=subprocess.PIPE,  # never written to, see end_with_the_launcher
         stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
         stderr=log,
     )

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
-import threading
 
 import torch
 import torch.distributed as dist
 
 from bench.network import timing, training
+from bench.network.launch import end_with_the_launcher
 
 JOBS = {"timing": timing.run, "training": training.run}
-
-
-def _die_with_the_launcher() -> None:
-    os.read(0, 1)  # returns when the launcher's end of the pipe is closed
-    os._exit(1)
 
 
 def _report(row: dict) -> None:
@@ -26,7 +20,7 @@ def _report(row: dict) -> None:
 
 
 def main() -> None:
-    threading.Thread(target=_die_with_the_launcher, daemon=True).start()
+    end_with_the_launcher()
     switch, job = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))

@@ -11,7 +11,7 @@ from pathlib import Path
 HELP = (
     "Pre-train SpecAware on stores made by specfast prepare. Options come from a YAML file, from flags, or both; flags "
     "win. The same command again goes on where the run stopped. For several processes: torchrun --nproc-per-node N -m "
-    "specfast pretrain ..."
+    "specfast pretrain ...; with a slow network between them add --sync dssync --log-every 50"
 )
 
 

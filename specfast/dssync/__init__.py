@@ -11,14 +11,20 @@ import importlib
 _PUBLIC = {
     "DSSync": "specfast.dssync.communicator",
     "DSSyncOptimizer": "specfast.dssync.optimizer",
+    "ExcludedError": "specfast.dssync.faults",
+    "MismatchError": "specfast.dssync.agreement",
+    "NonFiniteError": "specfast.dssync.averaging",
     "Replanner": "specfast.dssync.replanning",
     "Schedule": "specfast.dssync.schedule",
     "ScheduleError": "specfast.dssync.schedule",
+    "StoreError": "specfast.dssync.faults",
     "SyncError": "specfast.dssync.faults",
     "Topology": "specfast.dssync.topology",
+    "Trajectory": "specfast.dssync.trajectory",
     "make_schedule": "specfast.dssync.schedule",
     "measure_topology": "specfast.dssync.measure",
     "plan": "specfast.dssync.planner",
+    "recompute_batch_norm": "specfast.dssync.trajectory",
     "with_absent": "specfast.dssync.schedule",
 }
 

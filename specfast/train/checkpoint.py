@@ -1,4 +1,8 @@
-"""Checkpoints: one file holds all that a run needs to go on as if it had never stopped."""
+"""Checkpoints: one file holds all that a run needs to go on as if it had never stopped.
+
+Where processes have parameters of their own (``sync`` other than ddp), that file is the main process's and each of the
+others writes one beside it, before it: the main file says that all are complete.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from specfast.errors import CheckpointError
 from specfast.files import TEMPORARY, atomic_file
 
 FORMAT, VERSION = "specfast pre-training checkpoint", 1
+WORKER_FORMAT, WORKER_VERSION = "specfast pre-training checkpoint of a worker", 1
 _NAME = re.compile(r"step_(\d{9})\.pt")
 
 
@@ -30,11 +35,12 @@ class TrainingState:
 
     Attributes:
         step: updates done.
-        model, optimizer, loader: their state dicts.
+        model, optimizer, loader: their state dicts; model and optimizer of the main process.
         architecture: the model configuration's fields.
         config: the run's options.
         random: :func:`random_state` of each process.
         seconds: time spent in training so far.
+        sync: state dict of what averages the parameters, in the main process; None if gradients are.
     """
 
     step: int
@@ -45,6 +51,16 @@ class TrainingState:
     config: dict[str, Any]
     random: list[dict[str, Any]]
     seconds: float
+    sync: dict[str, Any] | None = None
+
+
+@dataclass
+class WorkerState:
+    """What a process has for itself where parameters are averaged: the state dicts of model, optimizer and sync."""
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    sync: dict[str, Any]
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
@@ -73,12 +89,59 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
     The file appears under its name only when complete and on disk; an older one is removed only after that.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{state.step:09d}.pt"
+    path = checkpoint_path(folder, state.step)
     with atomic_file(path) as file:
         torch.save({"format": FORMAT, "version": VERSION, **vars(state)}, file)
     for old in checkpoints(folder)[keep:]:
         old.unlink()
+    _remove_workers_without_main(path)
     return path
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the file of the checkpoint after ``step`` updates."""
+    return folder / f"step_{step:09d}.pt"
+
+
+def save_worker(path: Path, rank: int, state: WorkerState) -> None:
+    """Write what process ``rank`` has for itself beside the checkpoint ``path``, which is written afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(_worker_path(path, rank)) as file:
+        torch.save({"format": WORKER_FORMAT, "version": WORKER_VERSION, **vars(state)}, file)
+
+
+def load_worker(path: Path, rank: int) -> WorkerState:
+    """Read what process ``rank`` saved for itself with the checkpoint ``path``.
+
+    Raises:
+        DamagedCheckpointError: the file is missing or damaged.
+        CheckpointError: it is no such file, or one of another version.
+    """
+    path = _worker_path(path, rank)
+    if not path.is_file():
+        raise DamagedCheckpointError(f"{path}: missing; it holds the parameters of process {rank}")
+    return WorkerState(**_read(path, WORKER_FORMAT, WORKER_VERSION))
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint to ``*.damaged``."""
+    os.replace(path, path.with_name(path.name + ".damaged"))
+
+
+def _worker_path(path: Path, rank: int) -> Path:
+    return path.with_name(f"{path.stem}.worker_{rank:05d}.pt")
+
+
+def _remove_workers_without_main(newest: Path) -> None:
+    """Remove what processes saved for themselves with checkpoints that are gone, or were never completed.
+
+    Files after ``newest`` stay: a process may be ahead of the main one, and at its next checkpoint already.
+    """
+    complete = {path.stem for path in checkpoints(newest.parent)}
+    for path in newest.parent.glob("step_*.worker_*.pt"):
+        step = path.name.partition(".")[0]
+        if step not in complete and step < newest.stem:
+            path.unlink()
 
 
 def load_checkpoint(path: Path) -> TrainingState:
@@ -88,6 +151,10 @@ def load_checkpoint(path: Path) -> TrainingState:
         DamagedCheckpointError: the file is damaged.
         CheckpointError: it is no checkpoint, or one of another version.
     """
+    return TrainingState(**_read(path, FORMAT, VERSION))
+
+
+def _read(path: Path, file_format: str, file_version: int) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:  # torch's own reader takes damaged numbers for good ones
             if (broken := archive.testzip()) is not None:
@@ -96,11 +163,11 @@ def load_checkpoint(path: Path) -> TrainingState:
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedCheckpointError(f"{path}: damaged or incomplete: {reason}") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+    if not isinstance(content, dict) or content.pop("format", None) != file_format:
         raise CheckpointError(f"{path}: no checkpoint of specfast pretrain")
-    if (version := content.pop("version")) != VERSION:
-        raise CheckpointError(f"{path}: is of version {version}; this specfast reads version {VERSION}")
-    return TrainingState(**content)
+    if (version := content.pop("version")) != file_version:
+        raise CheckpointError(f"{path}: is of version {version}; this specfast reads version {file_version}")
+    return content
 
 
 def load_latest(folder: Path) -> tuple[Path, TrainingState] | None:
@@ -122,7 +189,7 @@ def load_latest(folder: Path) -> tuple[Path, TrainingState] | None:
             damaged.append((path, error))
             continue
         for bad, reason in damaged:
-            os.replace(bad, bad.with_name(bad.name + ".damaged"))
+            set_aside(bad)
             warnings.warn(f"{reason}; set aside, going back to {path.name}", stacklevel=2)
         return path, state
     if damaged:

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from specfast.dssync.schedule import KINDS
+
 PUBLISHED = "published"  # stated for SpecAware (Ji et al. 2026)
 OURS = "our choice"
 
@@ -96,12 +98,43 @@ def _bands(value):
     return limits[0] if len(limits) == 1 else tuple(limits)
 
 
+def _or_none(check: Callable) -> Callable:
+    def check_or_none(value):
+        if value is None:
+            return None
+        try:
+            return check(value)
+        except ValueError as expected:
+            raise ValueError(f"{expected}, or null") from None
+
+    return check_or_none
+
+
 def _betas(value):
     pair = [_parsed(beta, float) for beta in value] if isinstance(value, (list, tuple)) else []
     if len(pair) != 2 or not all(beta is not None and 0 <= beta < 1 for beta in pair):
         raise ValueError("two numbers from 0 to below 1")
     return tuple(pair)
 
+
+# Ways for several processes to train one model; options of each, beside those that all have.
+SYNC = {
+    "ddp": (),
+    "dssync": (
+        "sync_group",
+        "sync_schedule",
+        "sync_topology",
+        "sync_global_every",
+        "sync_overlap",
+        "sync_momentum",
+        "sync_wire",
+        "sync_domain",
+    ),
+    "postlocal": ("sync_global_every",),
+}
+
+_PLANNED = ("racks", "emissary", "plan")  # schedules for a known network
+_SCHEDULES = (*(kind for kind in KINDS if kind not in (*_PLANNED, "static")), *_PLANNED)
 
 _OWN_OPTIONS = ("gradient_checkpointing",)  # of the model, given as options of the run
 
@@ -164,6 +197,42 @@ class PretrainConfig:
         _choice("auto", "float32", "bf16"),
         "bf16 autocast or float32; auto is bf16 where it is native",
     )
+    sync: str = _option(
+        "ddp",
+        _choice(*SYNC),
+        "how processes train one model: ddp averages gradients over all in each update; dssync averages parameters in "
+        "small groups that change each update; postlocal, for comparison, is torch's PostLocalSGD: as ddp in the "
+        "warm-up, then a global mean of the parameters every sync_global_every updates",
+    )
+    sync_group: int | None = _option(
+        None, _or_none(_number(2, whole=True)), "dssync: processes a group; null leaves it to the schedule"
+    )
+    sync_schedule: str = _option(
+        "grid",
+        _choice(*_SCHEDULES),
+        f"dssync: how groups are formed: {', '.join(_SCHEDULES)}; plan takes what is fastest on sync_topology",
+    )
+    sync_topology: str | None = _option(
+        None,
+        _name_or_none,
+        "dssync: JSON file of the network, as specfast dssync measure writes it; needed for racks, emissary and plan",
+        fixed=False,
+    )
+    sync_global_every: int | None = _option(
+        None, _or_none(_number(1, whole=True)), "dssync, postlocal: updates between means over all processes"
+    )
+    sync_overlap: bool = _option(False, _flag, "dssync: average while the next update is computed")
+    sync_momentum: bool = _option(False, _flag, "dssync: average the optimizer's moments, too")
+    sync_wire: str = _option(
+        "float32",
+        _choice("float32", "bfloat16", "float8"),
+        "dssync: what is sent: parameters in float32, or how they changed in fewer bits",
+    )
+    sync_domain: int = _option(
+        1,
+        _number(1, whole=True),
+        "dssync: neighboring processes, on a fast network, that average their gradients before each update",
+    )
     device: str = _option("auto", _name, "auto, cpu, cuda or cuda:1; auto is cuda where there is one", fixed=False)
     gradient_checkpointing: bool = _option(
         False, _flag, "recompute the blocks' activations in backward: less memory, more time", fixed=False
@@ -191,6 +260,20 @@ class PretrainConfig:
                 raise ValueError(f"{field.name}: expected {expected}; got {value!r}") from None
         if self.final_lr > self.lr:
             raise ValueError(f"final_lr: expected at most lr={self.lr:g}; got {self.final_lr:g}")
+        self._check_sync()
+
+    def _check_sync(self) -> None:
+        for field in dataclasses.fields(self):
+            uses = [sync for sync, options in SYNC.items() if field.name in options]
+            value = getattr(self, field.name)
+            if uses and self.sync not in uses and value != field.default:
+                raise ValueError(f"{field.name}: only with sync {' or '.join(uses)}; got {value} with sync {self.sync}")
+        if self.sync == "postlocal" and self.sync_global_every is None:
+            raise ValueError(
+                "sync_global_every: expected the number of updates between global means, for sync postlocal; got null"
+            )
+        if self.sync_schedule in _PLANNED and self.sync_topology is None:
+            raise ValueError(f"sync_topology: expected a file, for sync_schedule {self.sync_schedule}; got null")
 
     @property
     def warmup_steps(self) -> int:
@@ -263,15 +346,18 @@ def resume_conflicts(saved: Mapping, saved_ranks: int, config: PretrainConfig, r
     """Name, one line each, what keeps a run from going on under ``config``: options that define its result."""
     own = config.to_dict()
     per_update = {"batch_size", "accumulate"}  # only their product with the number of processes counts
+    saved = {**PretrainConfig().to_dict(), **saved}  # options that came later were at their defaults
     lines = [
         f"{field.name} is {own[field.name]!r} now and was {saved[field.name]!r}"
         for field in dataclasses.fields(config)
-        if field.metadata["fixed"] and field.name not in per_update and saved.get(field.name) != own[field.name]
+        if field.metadata["fixed"] and field.name not in per_update and saved[field.name] != own[field.name]
     ]
     before = saved["batch_size"] * saved["accumulate"] * saved_ranks
     now = config.batch_size * config.accumulate * ranks
     if before != now:
         lines.append(f"batch_size x accumulate x processes is {now} now and was {before}")
+    if config.sync != "ddp" and saved_ranks != ranks:
+        lines.append(f"processes are {ranks} now and were {saved_ranks}, and each has its own parameters")
     return lines
 
 

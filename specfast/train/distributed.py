@@ -19,11 +19,13 @@ class World:
 
     Attributes:
         rank: 0 to size - 1; size: number of processes; device: where this one computes.
+        group: torch's name for these processes; None if they are all that torchrun started, or this one alone.
     """
 
     rank: int
     size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -33,8 +35,16 @@ class World:
     def sum(self, values: Tensor) -> Tensor:
         """Add a tensor up over all processes, in place."""
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
+
+    def table(self, values: Tensor) -> Tensor:
+        """Return the values [n] of each process as rows [size, n], to all."""
+        if self.size == 1:
+            return values[None]
+        rows = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(rows, values, group=self.group)
+        return torch.stack(rows)
 
     def gather(self, value: Any) -> list | None:
         """Return the values of all processes to rank 0, None to the others."""
@@ -62,8 +72,28 @@ class World:
         if self.size == 1:
             return model
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=[self.device.index] if self.device.type == "cuda" else None
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            process_group=self.group,
         )
+
+    def alone(self) -> World:
+        """Return the world of this process only."""
+        return World(0, 1, self.device)
+
+    def domains(self, size: int) -> tuple[World, World]:
+        """Split the processes into domains of ``size`` neighbors; all must call it.
+
+        Returns:
+            this process's domain, and the processes that have its place in the other domains.
+        """
+        shape = (self.size // size, size)
+        mesh = dist.init_device_mesh(self.device.type, shape, mesh_dim_names=("across", "domain"))
+        domain, across = (
+            World(mesh.get_local_rank(name), mesh.size(number), self.device, mesh.get_group(name))
+            for name, number in (("domain", 1), ("across", 0))
+        )
+        return domain, across
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +24,18 @@ from specfast.train.distributed import World
 
 @dataclass(frozen=True)
 class UpdateLoss:
-    """Losses of one update over all its samples, all processes together, and whether a process was asked to stop."""
+    """Losses of one update over all samples that its gradient is of, and whether a process was asked to stop.
+
+    Attributes:
+        pixels: number of removed valid pixels that the losses are means over.
+        stop: a process that shares the gradient was asked to stop.
+    """
 
     loss: float
     loss_spectral: float
     loss_charbonnier: float
     grad_norm: float
+    pixels: float
     stop: bool
 
     @property
@@ -57,10 +63,10 @@ def compute_gradient(
     clip_norm: float = 0.0,
     stop: bool = False,
 ) -> UpdateLoss:
-    """Leave in each ``parameter.grad`` the gradient of the mean loss over all parts of all processes.
+    """Leave in each ``parameter.grad`` the gradient of the mean loss over all parts of all of ``world``'s processes.
 
     Args:
-        forward: ``model``, or its DistributedDataParallel wrapper.
+        forward: ``model``, or its DistributedDataParallel wrapper, which averages gradients over ``world``.
         parts: yields at least ``count`` batches with their mask noise.
         mask_ratio: share of patches removed.
         bf16: run the forward passes under bf16 autocast.
@@ -74,7 +80,7 @@ def compute_gradient(
     for number in range(count):
         batch, noise = next(parts)
         last = number == count - 1
-        with forward.no_sync() if world.size > 1 and not last else contextlib.nullcontext():
+        with forward.no_sync() if forward is not model and not last else contextlib.nullcontext():
             with torch.autocast(world.device.type, torch.bfloat16, enabled=bf16):
                 out = forward(batch, mask_ratio=mask_ratio, mask_noise=noise)
             pixels = removed_pixels(model, batch, out.mask)
@@ -94,5 +100,22 @@ def compute_gradient(
     if clip_norm:
         scale = scale * (clip_norm / norm.clamp_min(1e-12)).clamp_max(1.0)
     torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
-    *losses, norm, stops = torch.cat([sums[:3] / total, norm[None], sums[4:]]).tolist()
-    return UpdateLoss(*losses, grad_norm=norm, stop=stops > 0)
+    *losses, norm, pixels, stops = torch.cat([sums[:3] / total, norm[None], sums[3:]]).tolist()
+    return UpdateLoss(*losses, grad_norm=norm, pixels=pixels, stop=stops > 0)
+
+
+def joint_loss(update: UpdateLoss, world: World, note: Sequence[float] = ()) -> tuple[UpdateLoss, list[list[float]]]:
+    """Return the losses over all processes' samples, where each has a gradient of its own, and their notes.
+
+    ``grad_norm`` is the mean of theirs; one small exchange, which all processes of ``world`` take part in.
+    """
+    own = [update.loss, update.loss_spectral, update.loss_charbonnier, update.grad_norm, update.pixels, update.stop]
+    rows = world.table(torch.tensor([*own, *note], dtype=torch.float64, device=world.device)).cpu()
+    losses, norms, pixels, stops = rows[:, :3], rows[:, 3], rows[:, 4:5], rows[:, 5]
+    joint = UpdateLoss(
+        *((losses * pixels).sum(dim=0) / pixels.sum().clamp_min(1.0)).tolist(),
+        grad_norm=norms.mean().item(),
+        pixels=pixels.sum().item(),
+        stop=bool(stops.any()),
+    )
+    return joint, rows[:, 6:].tolist()
