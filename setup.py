@@ -169,7 +169,7 @@ class BuildOptionalExtension(build_ext):
     @staticmethod
     def _targets_file(extension: Extension) -> Path:
         """A file that is newer than an extension built for other CUDA targets, which must be linked again."""
-        targets = next((flag for flag in extension.extra_compile_args if "SPECFAST_WITH_CUDA" in flag), "")
+        targets = next((flag for flag in extension.extra_compile_args if flag.startswith("-DSPECFAST_WITH_CUDA")), "")
         file = ROOT / "build" / "cuda_targets"
         if not file.is_file() or file.read_text() != targets:
             file.parent.mkdir(exist_ok=True)

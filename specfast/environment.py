@@ -34,6 +34,7 @@ EXTRAS = {
     ),
     "text": ("descriptions of any sensor", {"sentence-transformers": "sentence_transformers"}),
     "tensorboard": ("training curves", {"tensorboard": "tensorboard"}),
+    "lightning": ("DS-Sync as a callback", {"lightning": "lightning"}),
 }
 
 

@@ -20,14 +20,16 @@ GELU_MEAN_SQUARE = 0.425  # of gelu(z), z standard normal
 
 
 def over_bands(per_sample: Tensor, batch: SpectralBatch) -> Tensor:
-    """Repeat [B, ...] for each sample's bands: [S, ...], in float32 at least.
+    """Repeat [B, ...] for each sample's bands: [S, ...].
 
     The gradient is a sum over bands, which torch adds in the dtype that was repeated: in bfloat16 the small ones of
-    hundreds of bands would be lost.
+    hundreds of bands would be lost, so it is float32 that is repeated.
     """
+    wide = per_sample
     if per_sample.is_floating_point():
-        per_sample = per_sample.to(torch.promote_types(per_sample.dtype, torch.float32))
-    return per_sample.repeat_interleave(batch.cu_bands.diff(), dim=0, output_size=batch.wavelength.shape[0])
+        wide = per_sample.to(torch.promote_types(per_sample.dtype, torch.float32))
+    repeated = wide.repeat_interleave(batch.cu_bands.diff(), dim=0, output_size=batch.wavelength.shape[0])
+    return repeated.to(per_sample.dtype)
 
 
 def by_sample(per_band: Tensor, batch: SpectralBatch) -> tuple[Tensor, Tensor | None]:

@@ -245,7 +245,7 @@ def test_what_is_repeated_over_bands_gets_the_sum_of_their_gradients():
     """In bfloat16 too: hundreds of small terms must not be rounded away one after the other."""
     batch = SpectralBatch.from_samples([make_sample(400), make_sample(300, seed=1)])
     content = torch.zeros(2, 8, dtype=torch.bfloat16, requires_grad=True)
-    outgoing = torch.rand(700, 8, generator=torch.Generator().manual_seed(2))
+    outgoing = torch.rand(700, 8, generator=torch.Generator().manual_seed(2)).bfloat16()
     over_bands(content, batch).backward(outgoing)
     expected = torch.stack([part.double().sum(dim=0) for part in outgoing.split([400, 300])])
     assert_close(content.grad, expected, 4e-3)

@@ -19,7 +19,8 @@ BLOCK = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 IMPORT_ALL = """
 import importlib, pkgutil, specfast
 for module in pkgutil.walk_packages(specfast.__path__, "specfast."):
-    if module.name not in ("specfast._C", "specfast.__main__"):
+    # a subclass of what an optional package brings is the one module that needs it
+    if module.name not in ("specfast._C", "specfast.__main__", "specfast.dssync.integrations.lightning"):
         importlib.import_module(module.name)
 """
 
