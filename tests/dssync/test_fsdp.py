@@ -194,7 +194,7 @@ def _resume(rank: int, overlap: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-@pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlap"])
+@pytest.mark.parametrize("overlap", [pytest.param(False, marks=pytest.mark.slow), True], ids=["plain", "overlap"])
 def test_resume_is_bitwise(tmp_path, overlap):
     processes.run(4, _resume, overlap, tmp_path=tmp_path)
 

@@ -138,7 +138,9 @@ def test_it_is_local_updates_and_group_means(several, tmp_path):
     assert all(torch.equal(saved[name], value) for name, value in results[0][1].items())
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.slow if way in ("overlap", "domain") else ()) for way in WAYS]
+)
 def test_resumes_bitwise_after_kill_9(several, tmp_path, way):
     options = {**several, **WAYS[way], "steps": 7, "checkpoint_every": 2}
     whole = processes.run(4, _pretrain, {**options, "out": str(tmp_path / "whole")}, tmp_path=tmp_path)
