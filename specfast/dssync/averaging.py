@@ -64,6 +64,11 @@ class Round:
     completed: bool = False
     means: list[Tensor] | None = None
 
+    @property
+    def counts(self) -> bool:
+        """Whether this worker's own values do."""
+        return self.present is None or self.present[self.group.rank()]
+
     def drain(self) -> None:
         """Wait until nothing of it is under way any more."""
         for exchange in self.all_exchanges():
@@ -109,11 +114,18 @@ class Averager:
         """Return one with memory of its own, which nothing that is late can write to, and this one's residuals."""
         new = Averager(self.buckets, wire=self._wire, overlap=self._overlap, on_nonfinite=self._on_nonfinite)
         if self.wire:
-            new.wire.load_state_dict(self.wire.state_dict())
+            new.wire.take(self.wire)
         return new
 
+    def begin(self, *args, **options) -> Round | None:
+        """Make a round and start it; for arguments and result see :meth:`make`."""
+        made = self.make(*args, **options)
+        if made is not None:
+            self.start(made)
+        return made
+
     @torch.no_grad()
-    def begin(
+    def make(
         self,
         group: dist.ProcessGroup,
         members: tuple[int, ...],
@@ -123,7 +135,7 @@ class Averager:
         packed: Sequence[Tensor] = (),
         symmetric: SymmetricMean | None = None,
     ) -> Round | None:
-        """Start to average; None if no member's values are finite and such are to be skipped.
+        """Return a round that is yet to be started; None if no member's values are finite and such are to be skipped.
 
         Args:
             group: of this rank in this round.
@@ -149,7 +161,7 @@ class Averager:
         numbers, staging = list(self._plain), list(self._staging)
         if self.wire and everyone:
             owed = self.wire.owed([sources[number] for number in self._narrow])
-            exchanges.append((ReduceExchange(owed, owed, group, present), self._narrow))
+            exchanges.append((ReduceExchange(owed, owed, group, present, unattended=self._overlap), self._narrow))
         elif self.wire and present:
             # a mean of some members only is rare: no need to compress it
             numbers, staging = numbers + self._narrow, staging + self.wire.scratch
@@ -161,19 +173,26 @@ class Averager:
             if symmetric and present is None and not self._overlap:
                 exchanges.append((SymmetricExchange(plain, staging, symmetric), numbers))
             elif everyone:
-                exchanges.append((ReduceExchange(plain, staging, group, present), numbers))
+                reduced = ReduceExchange(plain, staging, group, present, unattended=self._overlap)
+                exchanges.append((reduced, numbers))
             else:
                 made = make_exchange(plain, staging, group, present=present, unattended=self._overlap)
                 exchanges.append((made, numbers))
-        momentum = ReduceExchange(list(packed), list(packed), group, present) if packed else None
-        under_way = Round(number, members, everyone, sources, group, exchanges, momentum, present)
-        for exchange, _ in exchanges:
+        momentum = None
+        if packed:
+            momentum = ReduceExchange(list(packed), list(packed), group, present, unattended=self._overlap)
+        return Round(number, members, everyone, sources, group, exchanges, momentum, present)
+
+    @torch.no_grad()
+    def start(self, made: Round) -> None:
+        """Begin to send. If this fails, what has begun nevertheless writes to this object's memory: drain the round."""
+        for exchange, _ in made.exchanges:
             exchange.start()
         if self._on_nonfinite == "raise":  # looked at while the values are under way
-            under_way.flags = _gather_flags([*sources, *packed], group)
-        if momentum:
-            momentum.start()
-        return under_way
+            packed = made.packed.sources if made.packed else []
+            made.flags = _gather_flags([*made.sources, *packed], made.group)
+        if made.packed:
+            made.packed.start()
 
     @torch.no_grad()
     def complete(self, under_way: Round) -> None:
@@ -202,10 +221,9 @@ class Averager:
             for bucket, snapshot, mean in zip(self.buckets, under_way.sources, under_way.means, strict=True):
                 _shift(bucket, snapshot, mean)
             return
-        # a worker whose own values did not count has nothing to add to the mean
-        counted = under_way.present is None or under_way.present[under_way.group.rank()]
         for exchange, numbers in under_way.exchanges:
-            if self._overlap and counted:
+            # a worker whose own values did not count has nothing to add to the mean
+            if self._overlap and under_way.counts:
                 for place, number in enumerate(numbers):
                     _shift(self.buckets[number], under_way.sources[number], exchange.mean(place))
             else:
@@ -214,12 +232,15 @@ class Averager:
 
     @torch.no_grad()
     def settle(self, under_way: Round) -> None:
-        """Turn a completed round into one that needs no exchange any more, to be saved; its means are yet to come."""
+        """Turn a completed round into one that needs no exchange any more, to be saved; its means are yet to come.
+
+        They stay in the staging memory, which nothing else uses before they are accepted.
+        """
         if under_way.means is not None:
             return
         means: dict[int, Tensor] = {}
         for exchange, numbers in under_way.exchanges:
-            means |= {number: exchange.mean(place).clone() for place, number in enumerate(numbers)}
+            means |= {number: exchange.mean(place) for place, number in enumerate(numbers)}
             self._settle_wire(exchange, numbers, under_way.everyone)
         under_way.means = [means[number] for number in range(len(self.buckets))]
         under_way.exchanges, under_way.packed = [], None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
 BUCKET_BYTES = 8 * 2**20
@@ -34,6 +35,7 @@ class FlatBuffers:
 
     Args:
         tensors: by name, in the order in which they are to lie; the same on all ranks.
+        places: who holds the tensors: a name, a dictionary and the key in it, for each. See :meth:`reclaim`.
         bucket_bytes: a flat buffer is exchanged in buckets of this size, so that sending one and averaging another
             overlap.
 
@@ -41,16 +43,23 @@ class FlatBuffers:
         flats: the flat buffers, one-dimensional.
         buckets: slices of them, in order.
         slots: where each tensor lies, by its name.
+        tensors: as given.
 
     Raises:
         ValueError: a tensor is sparse, quantized, without memory, overlaps itself, or overlaps another in part.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, bucket_bytes: int = BUCKET_BYTES):
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        places: Sequence[tuple[str, dict[str, Tensor | None], str]] = (),
+        bucket_bytes: int = BUCKET_BYTES,
+    ):
         if bucket_bytes < ALIGNMENT or bucket_bytes % ALIGNMENT:
             raise ValueError(f"bucket_bytes: expected a multiple of {ALIGNMENT}; got {bucket_bytes}")
         self.slots: dict[str, Slot] = {}
-        self._tensors = dict(tensors)
+        self.tensors = dict(tensors)
         strides = {name: _dense_strides(name, tensor) for name, tensor in tensors.items()}
         _refuse_partial_overlap(tensors)
         layout = _Layout()
@@ -70,7 +79,8 @@ class FlatBuffers:
                 view = _view(self.flats, self.slots[name], tensor.dtype, tensor.shape, strides[name])
                 view.copy_(tensor)
                 tensor.data = view
-        self._addresses = [tensor.data_ptr() for tensor in self._tensors.values()]
+        held = places or [(name, self.tensors, name) for name in self.tensors]
+        self._places = [(name, holder, key, holder[key], holder[key].data_ptr()) for name, holder, key in held]
 
     @property
     def nbytes(self) -> int:
@@ -80,11 +90,22 @@ class FlatBuffers:
         """Return a hash of names, shapes, strides and dtypes: ranks with equal ones can average."""
         return hashlib.sha256("\n".join(self.descriptions).encode()).hexdigest()
 
-    def moved(self) -> str | None:
-        """Return the name of a tensor that no longer lies here, because something replaced its memory, or None."""
-        for (name, tensor), address in zip(self._tensors.items(), self._addresses, strict=True):
-            if tensor.data_ptr() != address:
+    @torch.no_grad()
+    def reclaim(self) -> str | None:
+        """Return the name of a tensor that no longer lies here, because something replaced it or its memory, or None.
+
+        A buffer that was assigned anew (``self.average = 0.9 * self.average + 0.1 * x``) is no such thing: its values
+        are copied here, and the module gets the tensor back whose place this is.
+        """
+        for name, holder, key, tensor, address in self._places:
+            found = holder.get(key)
+            if found is not None and found.data_ptr() == address:
+                continue
+            alike = found is not None and (found.shape, found.dtype, found.device) == _kind(tensor)
+            if found is tensor or not alike or isinstance(tensor, Parameter):
                 return name
+            tensor.copy_(found)
+            holder[key] = tensor
         return None
 
     def parts(self, names: Sequence[str]) -> list[Tensor]:
@@ -180,6 +201,10 @@ def _view(
 
 def _stored_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
+
+
+def _kind(tensor: Tensor) -> tuple:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def _memory(tensor: Tensor) -> tuple:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,11 +17,13 @@ from specfast.dssync.buffers import FlatBuffers
 from specfast.dssync.options import Options
 from specfast.dssync.rounds import Rounds
 from specfast.dssync.schedule import KINDS, Schedule, check, make_schedule
-from specfast.dssync.tensors import PARAMETER, check_optimizer, split_tensors
+from specfast.dssync.tensors import PARAMETER, check_optimizer, places_of, split_tensors
 from specfast.dssync.topology import Topology
 from specfast.dssync.trajectory import RunningMean, Trajectory
 from specfast.dssync.workers import Workers
 from specfast.errors import CheckpointError
+
+T = TypeVar("T")
 
 
 class DSSync:
@@ -45,8 +47,8 @@ class DSSync:
     finite now (attention masks).
 
     Memory beside the model: one copy of what is averaged; a second one with ``overlap``; with a compressed ``wire``
-    three (reference, residual, staging) and the messages under way; with ``momentum`` one of the state. ``extra_bytes``
-    tells.
+    three (reference, residual, staging; four with ``overlap``) and the messages under way; with ``momentum`` one of the
+    state; with ``trajectory`` one in float32. ``extra_bytes`` tells.
 
     On a GPU nothing waits for the device, but for the check of ``on_nonfinite``. With NCCL, set
     ``TORCH_NCCL_BLOCKING_WAIT=1`` to get a :class:`SyncError` where NCCL's own watchdog would end the process.
@@ -60,7 +62,8 @@ class DSSync:
         seed: of schedules that are drawn.
         average: ``"parameters"`` (all of them), or ``"trainable"`` (those that require a gradient now; choose it for
             fine-tuning, where most are frozen), and ``"buffers"``.
-        momentum: average the optimizer's state of parameters' shape, too: less disagreement for more bytes.
+        momentum: average the optimizer's state of the averaged parameters, where it has their shape, too: less
+            disagreement for more bytes.
         global_every: a mean over all workers takes the place of every so manieth round. None: never; with a compressed
             wire every 100th, since it renews the reference. 0: never.
         overlap: send the parameters while the next forward and backward pass run, and correct them by what their mean
@@ -114,6 +117,8 @@ class DSSync:
         connected = dist.is_available() and dist.is_initialized()
         world = dist.get_world_size(process_group) if connected else 1
         self.rank = dist.get_rank(process_group) if connected else 0
+        if self.rank < 0:
+            raise ValueError("process_group: expected one that this process is in; make DSSync in its members only")
         self.optimizer, self._seed = optimizer, seed
         self._syncing, self._closed = True, False
         self._alone = 0  # rounds of a program's only process
@@ -129,9 +134,12 @@ class DSSync:
             if broadcast_from is not None and not 0 <= broadcast_from < world:
                 raise ValueError(f"broadcast_from: expected a rank of 0 to {world - 1}, or None; got {broadcast_from}")
             averaged, others = split_tensors(model, average)
+            self._parameters = [name for name in averaged if name.startswith(PARAMETER)]
+            if momentum and not self._parameters:
+                raise ValueError(f"momentum: expected average to name parameters or trainable, too; got {average!r}")
             check_optimizer(optimizer, model)
             if world > 1:
-                self._buffers = FlatBuffers(averaged)
+                self._buffers = FlatBuffers(averaged, places=places_of(model, averaged))
                 descriptions = self._buffers.descriptions
                 facts = {"schedule": self._schedule.digest(), "tensors": self._buffers.digest()}
                 facts |= self._options.facts() | {"broadcast_from": broadcast_from}
@@ -147,20 +155,17 @@ class DSSync:
                 self._schedule,
                 name=name,
                 facts=facts,
-                tensors=[*self._buffers.flats, *others],
+                averaged=self._buffers.flats,
+                own=others,
                 process_group=process_group,
                 timeout=timeout,
                 elastic=elastic,
                 symmetric=self._buffers.flats[0].device if symmetric else None,
-                topology=topology,
-                group_size=group_size,
-                seed=seed,
             )
             if broadcast_from is not None and not rejoin:
                 broadcast([*self._buffers.flats, *others], broadcast_from, self._workers.everyone)
             verified = rejoin or broadcast_from is not None
-            self._rounds = Rounds(self._workers, self._buffers, self._options, model, optimizer, verified=verified)
-        self._parameters = [name for name in averaged if name.startswith(PARAMETER)]
+            self._rounds = Rounds(self._workers, self._buffers, self._options, optimizer, verified=verified)
         tracked = self._buffers.flats if world > 1 else [tensor.data for tensor in averaged.values()]
         self._running = RunningMean(tracked)
 
@@ -201,9 +206,17 @@ class DSSync:
         Raises:
             SyncError: a member of the group is gone; the parameters are those from after this worker's own step.
             NonFiniteError: a member's values are NaN or infinite; nothing was averaged.
+            RuntimeError: with ``overlap``, an optimizer that changes the parameters before it calls the closure.
         """
-        self._settle()
+        late = closure is not None and self._options.overlap and self._rounds is not None
+        if late:
+            self._enter()
+            closure = self._settling(closure)
+        else:
+            self._settle()
         loss = self.optimizer.step(closure) if closure is not None else self.optimizer.step()
+        if late:
+            self._settle()  # there are optimizers that do not always call it
         if self._rounds:
             self._rounds.steps += 1
         if self._syncing:
@@ -229,24 +242,28 @@ class DSSync:
     def reschedule(self, schedule: Schedule) -> None:
         """Go on with other rounds; called by all workers at the same round, with the same schedule.
 
-        The next round is a mean over all. :class:`specfast.dssync.replanning.Replanner` says when it is worth it.
+        The next round is a mean over all. :class:`specfast.dssync.replanning.Replanner` says when it is worth it. If a
+        worker is lost meanwhile, those left in an elastic run go on with a schedule like it, or like the one before.
 
         Raises:
             ValueError: a schedule for another world, or one that never mixes (:class:`ScheduleError`); ranks have
-                different ones (:class:`MismatchError`).
+                different ones (:class:`MismatchError`): all go on as before, and may try again.
+            SyncError: a worker is gone, and the run is not elastic.
         """
-        self._settle()
+        self._check_open()
         if schedule.world != self.world:
             raise ValueError(f"schedule: expected one of {self.world} ranks, the world; got one of {schedule.world}")
         check(schedule, allow_static=True)
-        if self._workers:
-            self._workers.reschedule(schedule, self.round)
+        self._settle()
+        if self._workers and schedule.world == self.world:  # else a worker was lost just now
+            self._rounds.begun = time.monotonic()
+            self._rounds.attempt(None, lambda: self._workers.reschedule(schedule, self.round))
 
     def consensus_(self) -> None:
         """Replace what is averaged by its exact mean over all workers: the same bits everywhere."""
         self._settle()
         if self._rounds:
-            self._rounds.with_all(self._rounds.mean_over_all)
+            self._rounds.with_all(self._rounds.mean_over_all, momentum=True)
 
     def trajectory_(self) -> None:
         """Replace what is averaged by the mean over all workers of its running means; called by all.
@@ -276,6 +293,7 @@ class DSSync:
 
         To be called by all workers at the same step, where a pause costs little: once an epoch, say. If nobody asks it
         costs a tiny broadcast; else a mean over all, so that nothing is lost, new process groups, and a broadcast.
+        Those who are new get what is not averaged (counts of batches) from one of the others, who keep theirs.
         """
         self._settle()
         if self._workers is None:
@@ -289,8 +307,20 @@ class DSSync:
         self._rounds.momentum = None  # found again by all, those who are new among them
         return tuple(asking) if entered else ()
 
+    def with_all(self, exchange: Callable[[dist.ProcessGroup], T]) -> T | None:
+        """Do an exchange of the caller's with all present workers, and return its result; None if this one is alone.
+
+        It stands under the same protection as a round: where a worker is lost meanwhile, those left in an elastic run
+        do it again without it, and in another one all get the :class:`SyncError`.
+
+        Args:
+            exchange: does collectives in the process group that it is given; called on all workers, at the same round.
+        """
+        self._enter()
+        return self._rounds and self._rounds.with_all(lambda: exchange(self._workers.everyone))
+
     def consensus_distance(self) -> float:
-        """Return how far apart the workers' parameters are; called by all.
+        """Return how far apart the workers' parameters are, or where only buffers are averaged, these; called by all.
 
         The root of the mean over workers of the squared distance to their mean, in units of the mean's norm. It costs
         an all-reduce of the parameters through a buffer of one bucket, and changes nothing.
@@ -368,6 +398,30 @@ class DSSync:
         if self._rounds:
             self._rounds.finish()
 
+    def _settling(self, closure: Callable) -> Callable:
+        """Return a closure at the end of whose first call the round under way takes effect: till then it is hidden."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        versions = [parameter._version for parameter in parameters]
+        settled = False
+
+        def settling() -> Any:
+            nonlocal settled
+            if settled:
+                return closure()
+            if versions != [parameter._version for parameter in parameters]:
+                # it would put back what they were, and undo the correction
+                raise RuntimeError(
+                    f"DSSync: {type(self.optimizer).__name__} changes the parameters before it calls the closure; take "
+                    "overlap=False"
+                )
+            settled = True
+            loss = closure()
+            with torch.no_grad():
+                self._settle()
+            return loss
+
+        return settling
+
     def _advance(self) -> None:
         number = self.round
         if self._rounds:
@@ -383,7 +437,7 @@ class DSSync:
         return counts
 
     def _disagreement(self) -> float:
-        return disagreement(self._buffers.parts(self._parameters), self._workers.everyone)
+        return disagreement(self._buffers.parts(self._parameters or list(self._buffers.slots)), self._workers.everyone)
 
     def _identity(self) -> dict[str, Any]:
         """Return what a saved state must have in common with this communicator."""

@@ -2,8 +2,15 @@
 
 A ring over n workers sends 2 (n-1)/n S bytes over each of its edges, in 2 (n-1) hops of the latency alpha:
 T = 2 (n-1)/n S/B + 2 (n-1) alpha. Rings of one round share the uplinks: an uplink's time is all bytes that leave (or
-enter) its rack over its bandwidth. Rings follow the order of ranks, as communicators do. Legend: S bytes, B bytes/s,
-N ranks, k groups, R racks, M members of a rack.
+enter) its rack over its bandwidth. Rings follow the order of ranks, as communicators do.
+
+All groups are timed as rings, also those of up to eight, which do not run as such (``specfast.dssync.exchange``). Two
+exchange everything: the same bytes, in one hop where the model counts two. Three to eight send each other shards: the
+same bytes through each NIC, in fewer hops, but each member sends to each, so more of them cross where such a group
+spans racks (4 + 4 members: 2 S in the first half alone, where the ring of both halves has 1.75 S). So the model
+overrates latency, and underrates groups of three to eight across an uplink; pairs across it it has right.
+
+Legend: S bytes, B bytes/s, N ranks, k groups, R racks, M members of a rack.
 """
 
 from __future__ import annotations

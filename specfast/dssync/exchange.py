@@ -21,6 +21,7 @@ _CACHED = 2**17  # elements that stay in a core's cache between the passes over 
 # ones takes twice the time of the link (measured: 4 MB at 200 Mbit/s 328 ms, in pieces 168 ms). Each piece costs 0.3 ms
 # of a processor, so there are few, and none is small.
 PIECES, PIECE_BYTES = 16, 2**17
+WIDE_BUCKETS = 2  # of float32 copies under way: one is reduced while another is converted
 
 # torch 2.13 renamed it
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -51,7 +52,7 @@ class Exchange:
         self.sources, self.staging, self.group = sources, staging, group
         self.size, self.place = group.size(), group.rank()
         self.present = [True] * self.size if present is None else list(present)
-        self._works: list[dist.Work] = []
+        self._works: list[dist.Work | None] = []
 
     def start(self) -> None:
         """Begin to send; returns at once."""
@@ -88,7 +89,8 @@ class PairExchange(Exchange):
     def start(self) -> None:
         self._averaged = [False] * len(self.sources)
         for number, source in enumerate(self.sources):
-            self._works += swap(source, self._staged(number), self.group)
+            # one by one: should a piece fail, those before it are known, and can be waited for
+            self._works.extend(swap(source, self._staged(number), self.group))
 
     def finish(self) -> None:
         for work in self._works:
@@ -153,42 +155,71 @@ class ShardExchange(Exchange):
 
 
 class ReduceExchange(Exchange):
-    """By the backend's all-reduce. Sources may be the staging itself: then the mean takes their place."""
+    """By the backend's all-reduce. Sources may be the staging itself: then the mean takes their place.
+
+    A sum of half-precision numbers in half precision would round at every hop, so those buckets are sent as float32
+    copies: :data:`WIDE_BUCKETS` of them at a time, the next when one has come back. Unattended, there is nobody to send
+    the next: all are sent at once, and the copies of all are held until then.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Tensor],
+        staging: Sequence[Tensor],
+        group: dist.ProcessGroup,
+        present: Sequence[bool] | None = None,
+        *,
+        unattended: bool = False,
+    ):
+        super().__init__(sources, staging, group, present)
+        self._most = len(sources) if unattended else WIDE_BUCKETS
+        self._wide: dict[int, Tensor] = {}
 
     def start(self) -> None:
-        self._sums = []
-        for number, source in enumerate(self.sources):
-            staged = self._staged(number)
-            # a sum of half-precision numbers in half precision would round at every hop
-            total = staged if _accumulator(source.dtype) == source.dtype else source.float()
-            if not self.present[self.place]:
-                total.zero_()
-            elif total.data_ptr() != source.data_ptr():
-                total.copy_(source)
-            self._sums.append(total)
-            self._works.append(dist.all_reduce(total, group=self.group, async_op=True))
+        while len(self._works) < len(self.sources) and len(self._wide) < self._most:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        number = len(self._works)
+        source, total = self.sources[number], self._staged(number)
+        if _accumulator(source.dtype) != source.dtype:
+            total = self._wide[number] = torch.empty_like(source, dtype=torch.float32)
+        if not self.present[self.place]:
+            total.zero_()
+        elif total.data_ptr() != source.data_ptr():
+            total.copy_(source)
+        self._works.append(dist.all_reduce(total, group=self.group, async_op=True))
 
     def finish(self) -> None:
         count = sum(self.present)
-        for number, work in enumerate(self._works):
-            work.wait()
-            torch.div(self._sums[number], count, out=self._sums[number])
-            if self._sums[number].dtype != self.sources[number].dtype:
-                self._staged(number).copy_(self._sums[number])
-        self._works, self._sums = [], []
+        for number in range(len(self.sources)):
+            self._works[number].wait()
+            staged = self._staged(number)
+            if number in self._wide:
+                staged.copy_(self._wide[number].div_(count))
+                # the work holds on to the copy as well
+                del self._wide[number]
+                self._works[number] = None
+                self.start()
+            else:
+                staged.div_(count)
+        self._works = []
+
+    def drain(self) -> None:
+        self._works = [work for work in self._works if work is not None]
+        super().drain()
+        self._wide = {}
 
 
-def swap(sent: Tensor, received: Tensor, group: dist.ProcessGroup) -> list[dist.Work]:
-    """Start to exchange equally long tensors between the two members of a group."""
+def swap(sent: Tensor, received: Tensor, group: dist.ProcessGroup) -> Iterator[dist.Work]:
+    """Start, as one goes on, to exchange equally long tensors between the two members of a group, in pieces."""
     length = max(1, sent.numel())
     if sent.device.type == "cpu":
         length = max(-(-length // PIECES), PIECE_BYTES // sent.element_size())
-    works = []
     for source, target in zip(sent.split(length), received.split(length), strict=True):
         splits = [0, 0]
         splits[1 - group.rank()] = source.numel()
-        works.append(dist.all_to_all_single(target, source, splits, splits, group=group, async_op=True))
-    return works
+        yield dist.all_to_all_single(target, source, splits, splits, group=group, async_op=True)
 
 
 def make_exchange(
@@ -202,12 +233,10 @@ def make_exchange(
     """Return the way for a group of this size; an unattended one goes to its end without this process's help."""
     size = group.size()
     if size == 2:
-        kind = PairExchange
-    elif size <= DIRECT_RANKS and not unattended:
-        kind = ShardExchange
-    else:
-        kind = ReduceExchange
-    return kind(sources, staging, group, present)
+        return PairExchange(sources, staging, group, present)
+    if size <= DIRECT_RANKS and not unattended:
+        return ShardExchange(sources, staging, group, present)
+    return ReduceExchange(sources, staging, group, present, unattended=unattended)
 
 
 def mean_in_order(parts: Sequence[Tensor], out: Tensor) -> None:

@@ -85,11 +85,23 @@ class Agreement:
         generation: its number. Groups made for it carry it in their names.
         ranks: its members, by the ranks they were started with.
         step: of the next average: steps that the farthest of them has done. The others do theirs alone until then.
+        schedule: of these ranks, as JSON, where one was chosen for this world; empty: they make one like the last.
     """
 
     generation: int
     ranks: tuple[int, ...]
     step: int
+    schedule: str = ""
+
+    def to_json(self) -> str:
+        """Return what is decided on, beside the generation that it is decided for."""
+        return json.dumps({"ranks": list(self.ranks), "step": self.step, "schedule": self.schedule})
+
+    @classmethod
+    def from_json(cls, generation: int, content: str | bytes) -> Agreement:
+        """Return what :meth:`to_json` wrote."""
+        world = json.loads(content)
+        return cls(generation, tuple(world["ranks"]), world["step"], world["schedule"])
 
 
 def grace(timeout_s: float) -> float:
@@ -185,7 +197,7 @@ def agree_on_survivors(
     """
     decision = f"{generation}/decision"
 
-    def agree() -> dict:
+    def agree() -> Agreement:
         start = time.monotonic()
         if not store.check([decision]):
             for other in absent:
@@ -194,8 +206,8 @@ def agree_on_survivors(
             first = store.add(f"{generation}/arrived", 1) == 1
             # the others leave it to the first, unless it is lost as well
             if first or not liveness.appears(store, decision, start + patience_s + grace_s):
-                _convene(store, generation, ranks, decision, grace_s, start + patience_s)
-        return json.loads(store.get(decision))
+                _convene(store, generation, ranks, grace_s, start + patience_s)
+        return Agreement.from_json(generation, store.get(decision))
 
     where = {"step": step - 1, "group": ranks}
     try:
@@ -204,14 +216,14 @@ def agree_on_survivors(
         raise StoreError(
             f"DSSync: rank {rank} cannot agree with the other survivors: {_store_gone(store, error)}.", **where
         ) from error
-    if rank not in world["ranks"]:
+    if rank not in world.ranks:
         raise ExcludedError(
-            f"DSSync: rank {rank} came too late: {_named(world['ranks'])} went on without it at step {world['step']}, "
+            f"DSSync: rank {rank} came too late: {_named(world.ranks)} went on without it at step {world.step}, "
             f"as generation {generation}. It holds the parameters from after its own step {step - 1}; end this process "
             "and start it again with rejoin=True to take part.",
             **where,
         )
-    return Agreement(generation, tuple(world["ranks"]), world["step"])
+    return world
 
 
 def recover(
@@ -336,10 +348,9 @@ def _meet(store: dist.Store, generation: int, rank: int, place: dict, waited: bo
     return result
 
 
-def _convene(
-    store: dist.Store, generation: int, ranks: Sequence[int], decision: str, grace_s: float, decide_at: float
-) -> None:
+def _convene(store: dist.Store, generation: int, ranks: Sequence[int], grace_s: float, decide_at: float) -> None:
     """Decide on the world of those who come: when all have, or the rest is absent, or time is up."""
+    decision = f"{generation}/decision"
     steps: dict[int, int] = {}
     calls: dict[int, tuple[str | None, float]] = {}
     while not store.check([decision]):
@@ -351,7 +362,8 @@ def _convene(
             elif not store.check([f"{generation}/absent/{rank}"]):
                 waiting.append(rank)
         if not waiting or now >= decide_at:
-            store.compare_set(decision, "", json.dumps({"ranks": sorted(steps), "step": max(steps.values())}))
+            world = Agreement(generation, tuple(sorted(steps)), max(steps.values()))
+            store.compare_set(decision, "", world.to_json())
             return
         for rank in waiting:
             if rank not in calls:

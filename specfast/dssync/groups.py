@@ -124,7 +124,7 @@ def _make_group(parent: dist.ProcessGroup, ranks: list[int], name: str, timeout:
             ranks,
             c10d.Backend(backend),
             store,
-            c10d.GroupName(name),
+            name,
             timeout=timedelta(seconds=timeout),
             group_desc=name,
         )

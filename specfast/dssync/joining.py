@@ -58,8 +58,8 @@ def announce(store: dist.Store, process_group: dist.ProcessGroup | None, name: s
     return store.get(key).decode()
 
 
-def ask(store: dist.Store, *, rank: int, facts: Mapping[str, Any]) -> tuple[Agreement, tuple[int, ...]]:
-    """Ask to be let in, and wait until the others do; return the world entered, and those who are new in it.
+def ask(store: dist.Store, *, rank: int, facts: Mapping[str, Any]) -> tuple[Agreement, tuple[int, ...], Any]:
+    """Ask to be let in, and wait until the others do; return the world entered, who is new in it, and what was told.
 
     Args:
         facts: what must be as it is with the others.
@@ -75,7 +75,7 @@ def ask(store: dist.Store, *, rank: int, facts: Mapping[str, Any]) -> tuple[Agre
     answer = json.loads(store.get(f"welcome/{token}"))
     if "refused" in answer:
         raise MismatchError(f"DSSync: rank {rank} cannot come back: {answer['refused']}")
-    return Agreement(answer["generation"], tuple(answer["ranks"]), answer["step"]), tuple(answer["new"])
+    return Agreement.from_json(answer["generation"], answer["world"]), tuple(answer["new"]), answer["told"]
 
 
 def asking(store: dist.Store, *, absent: Collection[int], facts: Mapping[str, Any]) -> dict[int, str]:
@@ -97,12 +97,17 @@ def asking(store: dist.Store, *, absent: Collection[int], facts: Mapping[str, An
     return found
 
 
-def decide(store: dist.Store, tokens: Mapping[int, str], agreement: Agreement) -> None:
-    """Make a world with those who asked the next generation, unless another one was agreed on meanwhile."""
-    world = json.dumps({"ranks": agreement.ranks, "step": agreement.step})
+def decide(store: dist.Store, tokens: Mapping[int, str], agreement: Agreement, told: Any = None) -> None:
+    """Make a world with those who asked the next generation, unless another one was agreed on meanwhile.
+
+    Args:
+        tokens: of those who asked; there may be none.
+        told: what they have missed, plain values.
+    """
+    world = agreement.to_json()
     if store.compare_set(f"{agreement.generation}/decision", "", world).decode() != world:
         return
-    welcome = json.loads(world) | {"generation": agreement.generation, "new": sorted(tokens)}
+    welcome = {"generation": agreement.generation, "world": world, "new": sorted(tokens), "told": told}
     for token in tokens.values():
         store.set(f"welcome/{token}", json.dumps(welcome))
 

@@ -32,6 +32,18 @@ def default_store(process_group: dist.ProcessGroup | None = None) -> dist.Store:
     return dist.PrefixStore("specfast.dssync", group.get_group_store())
 
 
+def own_connection(store: dist.Store) -> dist.Store:
+    """Return the same store by a connection of its own, where it has connections.
+
+    Torch makes groups through the connection of the process group, and holds it while it waits for a key: whoever asks
+    by the same one waits as long, and a process whose sentinel cannot answer looks dead to the others.
+    """
+    # other stores have no connection to hold, and not every torch can clone
+    if isinstance(base_store(store), dist.TCPStore) and hasattr(store, "clone"):
+        return store.clone()
+    return store
+
+
 def base_store(store: dist.Store) -> dist.Store:
     """Return the store under all prefixes."""
     while isinstance(store, dist.PrefixStore):

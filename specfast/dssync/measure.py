@@ -37,7 +37,7 @@ def measure_topology(
         nbytes: size of the large messages: what the averaging sends at a time.
         repeats: exchanges a pair and size, of which the median counts.
         most_rounds: see above; in large worlds some pairs stay unmeasured.
-        device: where the messages lie; None: the current GPU under NCCL, else the CPU.
+        device: where the messages lie; None: the current GPU if the group has NCCL, else the CPU.
         exchange: stands in for the timed exchange, in tests.
 
     Raises:
@@ -51,8 +51,7 @@ def measure_topology(
     if nbytes < 1 or repeats < 1 or most_rounds < 1:
         raise TopologyError(f"measure_topology: expected positive numbers; got {nbytes}, {repeats}, {most_rounds}")
     if device is None:
-        nccl = dist.get_backend(process_group) == "nccl"
-        device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        device = device_of(process_group)
     timed = exchange or _TimedExchange(process_group, device)
 
     def phase(rounds: Sequence[Sequence[Pair]], size: int) -> np.ndarray:
@@ -70,6 +69,18 @@ def measure_topology(
     found = [topology.to_json()]  # the same arithmetic on all, but not surely the same versions of numpy
     dist.broadcast_object_list(found, group=process_group, group_src=0, device=device)
     return Topology.from_json(found[0])
+
+
+def device_of(process_group: dist.ProcessGroup | None) -> torch.device:
+    """Return where the messages of a group's workers lie: on the current GPU if it has NCCL, else on the CPU.
+
+    Not by the name of its backend: a group made without one, or by "cpu:gloo,cuda:nccl", has one for each device.
+    """
+    group = dist.group.WORLD if process_group is None else process_group
+    gpu = torch.device("cuda")
+    if torch.cuda.is_available() and gpu in group._device_types and group._get_backend(gpu).name().lower() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 class _TimedExchange:

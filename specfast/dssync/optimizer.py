@@ -49,6 +49,7 @@ class DSSyncOptimizer(torch.optim.Optimizer):
     Args:
         optimizer: does the local step; the one that ``sync`` was made with.
         sync: a :class:`~specfast.dssync.DSSync`, or what has its ``step``, ``state_dict`` and ``load_state_dict``.
+        scaled: there may be a ``GradScaler``. Lightning clips gradients only where it is told that there is none.
 
     Example::
 
@@ -57,14 +58,13 @@ class DSSyncOptimizer(torch.optim.Optimizer):
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     """
 
-    # GradScaler then calls step() whether or not gradients are finite, and hands over found_inf and grad_scale
-    _step_supports_amp_scaling = True
-
-    def __init__(self, optimizer: torch.optim.Optimizer, sync: Communicator):
+    def __init__(self, optimizer: torch.optim.Optimizer, sync: Communicator, *, scaled: bool = True):
         # not Optimizer.__init__: groups, state and hooks are those of the wrapped optimizer
         if isinstance(optimizer, DSSyncOptimizer):
             raise TypeError("optimizer: expected the optimizer of the local step; got a DSSyncOptimizer")
         self.optimizer, self.sync = optimizer, sync
+        # GradScaler then calls step() whether or not gradients are finite, and hands over found_inf and grad_scale
+        self._step_supports_amp_scaling = scaled or getattr(optimizer, "_step_supports_amp_scaling", False)
         for name in _HOOKS:
             setattr(self, name, getattr(optimizer, name))
 

@@ -249,7 +249,10 @@ def _with_slow_away(label: str, schedule: Schedule, slow: dict[int, float]) -> I
         for rest in (0, math.ceil(max(slow.values()) - 1e-9) - 1):
             rested = f", their partners resting {rest}" if rest else ""
             rounds = " or ".join(map(str, sorted(set(joins.values()))))
-            yield f"{label}; slow NICs join one round in {rounds}{rested}", with_absent(schedule, joins, rest=rest)
+            try:
+                yield f"{label}; slow NICs join one round in {rounds}{rested}", with_absent(schedule, joins, rest=rest)
+            except ScheduleError:  # who is to cross is away when it should, or rests: it would never mix
+                continue
 
 
 def replan(

@@ -8,18 +8,26 @@ anew after each measurement, found or not, so that at least four windows lie bet
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from specfast.dssync import planner
 from specfast.dssync.drift import WINDOW, agreed, drift, span
-from specfast.dssync.measure import measure_topology
+from specfast.dssync.measure import device_of, measure_topology
 from specfast.dssync.schedule import Schedule
 from specfast.dssync.topology import Topology
+
+if TYPE_CHECKING:
+    from specfast.dssync.communicator import DSSync
+
+T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 
 class Replanner:
@@ -27,27 +35,33 @@ class Replanner:
 
     All ranks make one and call it after every step; all get the same answer::
 
-        replanner = Replanner(sync.schedule, nbytes=sync_bytes)
+        replanner = Replanner(sync, nbytes=sync_bytes)
         ...
         sync.step()
         if (schedule := replanner()) is not None:
             sync.reschedule(schedule)
 
     It costs an all-gather of one number every ``window`` steps, and a measurement of the network when most ranks see a
-    drift.
+    drift. Where no schedule can be planned for the network as measured, the first rank logs why, and the one in use
+    stays.
 
     Args:
-        schedule: in use.
+        schedule: in use; or who uses it. A communicator tells its present workers and their schedule at each step, so
+            that an elastic run goes on after a loss, with a history that begins anew; those who come back make a
+            replanner of their own.
         nbytes: see :func:`specfast.dssync.planner.plan`.
-        process_group: the workers; all processes, where None.
+        process_group: the workers; all processes, where None. A communicator knows its own.
         window: steps whose median counts as one observation.
-        measure: returns the topology, the same on all ranks.
+        measure: returns the topology of a process group, the same on all ranks.
         **options: of :func:`specfast.dssync.planner.plan`, as ``group_size`` or ``compute``.
+
+    Attributes:
+        schedule: in use, or found last.
     """
 
     def __init__(
         self,
-        schedule: Schedule,
+        schedule: Schedule | DSSync,
         nbytes: float,
         *,
         process_group: dist.ProcessGroup | None = None,
@@ -55,7 +69,9 @@ class Replanner:
         measure: Callable[..., Topology] = measure_topology,
         **options,
     ):
-        self.schedule, self.nbytes, self.window = schedule, nbytes, window
+        self._sync = None if isinstance(schedule, Schedule) else schedule
+        self.schedule = self._sync.schedule if self._sync else schedule
+        self.nbytes, self.window = nbytes, window
         self._group, self._measure, self._options = process_group, measure, options
         self._history: list[float] = []
         self._steps = 0
@@ -67,6 +83,8 @@ class Replanner:
         Args:
             seconds: what the step took on this rank; None: the time since the last call.
         """
+        if self._sync and self._sync.schedule is not self.schedule:
+            self._begin_anew()
         now = time.perf_counter()
         if seconds is None and self._last is not None:
             seconds = now - self._last
@@ -74,38 +92,52 @@ class Replanner:
         if seconds is not None:
             self._history.append(seconds)
         self._steps += 1
-        if self._steps % self.window or not self._drifted():
+        # by rounds where they are known: all workers have the same, also those that came back
+        steps = self._sync.round if self._sync else self._steps
+        if steps % self.window or not self._with_all(self._drifted):
             return None
-        topology = self._measure(self._group)
-        self._history.clear()
-        self._last = None  # what was measured meanwhile is no step
-        return self._found(topology)
+        topology = self._with_all(self._measure)
+        self._begin_anew()
+        return None if topology is None else self._found(topology)
 
-    def _drifted(self) -> bool:
+    def _begin_anew(self) -> None:
+        self._history.clear()
+        self._last = None  # what was done meanwhile is no step
+        if self._sync:
+            self.schedule = self._sync.schedule
+
+    def _with_all(self, exchange: Callable[[dist.ProcessGroup | None], T]) -> T | None:
+        return self._sync.with_all(exchange) if self._sync else exchange(self._group)
+
+    def _drifted(self, group: dist.ProcessGroup | None) -> bool:
         period = len(self.schedule.rounds)
         kept = 2 * period * span(period, self.window)
         if len(self._history) > 2 * kept:
             # what lies between the reference and the last two windows is not looked at again
             del self._history[kept : kept + (len(self._history) - 2 * kept) // period * period]
         seen = drift(self._history, period=period, window=self.window)
+        device = device_of(group)
         own = torch.tensor([float("nan") if seen is None or not seen.drifted else seen.ratio], dtype=torch.float64)
-        device = torch.device("cuda", torch.cuda.current_device()) if self._nccl() else torch.device("cpu")
-        everybody = [torch.empty_like(own, device=device) for _ in range(dist.get_world_size(self._group))]
-        dist.all_gather(everybody, own.to(device), group=self._group)
+        everybody = [torch.empty_like(own, device=device) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(everybody, own.to(device), group=group)
         return agreed([not math.isnan(ratio.item()) for ratio in everybody])
 
-    def _nccl(self) -> bool:
-        return dist.get_backend(self._group) == "nccl"
-
     def _found(self, topology: Topology) -> Schedule | None:
+        found = self._with_all(lambda group: self._planned(topology, group))
+        # a plan for workers of whom one was lost just now is of no use
+        if found is None or (self._sync and found.world != self._sync.world):
+            return None
+        self.schedule = found
+        return found
+
+    def _planned(self, topology: Topology, group: dist.ProcessGroup | None) -> Schedule | None:
         """Plan on the first rank and tell the others, so that no rounding can part them."""
         found: list[dict | None] = [None]
-        if dist.get_rank(self._group) == 0:
-            new = planner.replan(self.schedule, topology, self.nbytes, **self._options)
-            found = [new and new.schedule.to_json()]
-        device = torch.device("cuda", torch.cuda.current_device()) if self._nccl() else None
-        dist.broadcast_object_list(found, group=self._group, group_src=0, device=device)
-        if found[0] is None:
-            return None
-        self.schedule = Schedule.from_json(found[0])
-        return self.schedule
+        if dist.get_rank(group) == 0:
+            try:
+                new = planner.replan(self.schedule, topology, self.nbytes, **self._options)
+                found = [new and new.schedule.to_json()]
+            except Exception:  # whatever it is, the others wait to be told
+                _logger.warning("Replanner: nothing planned for the network as measured; all stay", exc_info=True)
+        dist.broadcast_object_list(found, group=group, group_src=0, device=device_of(group))
+        return None if found[0] is None else Schedule.from_json(found[0])

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from specfast.dssync.agreement import agree
 from specfast.dssync.averaging import Averager, NonFiniteError, Round
 from specfast.dssync.buffers import FlatBuffers
-from specfast.dssync.momentum import Momentum, clear_nonfinite
+from specfast.dssync.momentum import Momentum, clear_nonfinite, find_entries
 from specfast.dssync.options import Options
+from specfast.dssync.tensors import PARAMETER
 from specfast.dssync.workers import Workers
 
 T = TypeVar("T")
@@ -40,7 +40,6 @@ class Rounds:
         workers: Workers,
         buffers: FlatBuffers,
         options: Options,
-        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
         verified: bool,
@@ -53,7 +52,8 @@ class Rounds:
         self.averager = Averager(
             buffers.buckets, wire=options.wire, overlap=options.overlap, on_nonfinite=options.on_nonfinite
         )
-        self._buffers, self._options, self._model, self._optimizer = buffers, options, model, optimizer
+        self._buffers, self._options, self._optimizer = buffers, options, optimizer
+        self._parameters = [tensor for name, tensor in buffers.tensors.items() if name.startswith(PARAMETER)]
 
     @property
     def world(self) -> int:
@@ -67,9 +67,8 @@ class Rounds:
 
     def is_global(self, number: int) -> bool:
         """Whether a round is a mean over all workers."""
-        # a smaller world begins with a mean over all of it
-        renewed = self.workers.generation > 0 and number == self.workers.first_round
-        return renewed or bool(self._options.period and (number + 1) % self._options.period == 0)
+        # another world begins with a mean over all of it
+        return number == self.workers.renewed or bool(self._options.period and (number + 1) % self._options.period == 0)
 
     def advance(self) -> None:
         """Do the next round, or start it."""
@@ -78,7 +77,8 @@ class Rounds:
         self.workers.at_round(self.number)
         if self.world > 1 and number >= self.workers.first_round and self._prepared():
             self.attempt(number, lambda: self._begin(number))
-            if not self._options.overlap:
+            # whose values were left out takes the mean at once: there is nothing to be learned from where it is
+            if not self._options.overlap or (self.pending and not self.pending.counts):
                 self.finish()
 
     def _begin(self, number: int | None) -> None:
@@ -90,7 +90,7 @@ class Rounds:
         members = self.workers.ranks if everyone else self.workers.members(number)
         packed = self.momentum.pack() if self.momentum else ()
         self.begun = time.monotonic()
-        self.pending = self.averager.begin(
+        made = self.averager.make(
             group,
             members,
             number=number,
@@ -98,12 +98,17 @@ class Rounds:
             packed=packed,
             symmetric=self.workers.symmetric(group),
         )
-        present = self.pending.present if self.pending else None
-        if present is not None and not present[group.rank()]:
+        if made is None:
+            return
+        self.pending = made  # before it is started: if that fails, what has begun is to be waited for
+        self.averager.start(made)
+        if not made.counts:
             clear_nonfinite(self._optimizer)
 
     def finish(self) -> None:
         """Let the round that is under way, if one is, take effect."""
+        if self.pending:
+            self._reclaim()
         if self._complete():
             self._accept()
 
@@ -125,7 +130,7 @@ class Rounds:
             exchange()
             return True
         except (NonFiniteError, torch.OutOfMemoryError):
-            self.pending = None
+            self._drop()
             raise
         except RuntimeError as error:
             cause = error
@@ -148,12 +153,22 @@ class Rounds:
         self.momentum = None
         return False
 
-    def with_all(self, exchange: Callable[[], T]) -> T | None:
-        """Do something with all workers, and again with those who are left when an elastic world loses one."""
+    def _drop(self) -> None:
+        """Forget the round under way, once nothing of it can be written any more to what the next one uses."""
+        under_way, self.pending = self.pending, None
+        if under_way is not None:
+            under_way.drain()
+
+    def with_all(self, exchange: Callable[[], T], *, momentum: bool = False) -> T | None:
+        """Do something with all workers, and again with those who are left when an elastic world loses one.
+
+        Args:
+            momentum: it averages that as well, if asked for.
+        """
         outcome: list[T] = []
         while self.world > 1 and not outcome:
             self.begun = time.monotonic()
-            if self._prepared():
+            if self._prepared(momentum=momentum):
                 self.attempt(None, lambda: outcome.append(exchange()))
         return outcome[0] if outcome else None
 
@@ -164,39 +179,52 @@ class Rounds:
             self.averager.complete(self.pending)
             self._accept()
 
-    def _prepared(self) -> bool:
+    def _prepared(self, *, momentum: bool = True) -> bool:
         """Find out in time what would go wrong in an exchange, or worse, not go wrong but average nothing.
 
         Returns:
             False if the workers have changed meanwhile.
         """
-        moved = self._buffers.moved()
+        self._reclaim()
+        if not (momentum and self._options.momentum and self.momentum is None):
+            return True
+        found: list[dict[str, torch.dtype]] = []
+        self.begun = time.monotonic()
+        asked = self.attempt(
+            None,
+            lambda: found.append(find_entries(self._optimizer, self._parameters, self.workers.everyone)),
+        )
+        # nobody may have any yet, if this comes before the first step or that overflowed: look again the next time
+        if asked and found[0]:
+            self._make_momentum(found[0])
+        return asked
+
+    def _reclaim(self) -> None:
+        moved = self._buffers.reclaim()
         if moved is not None:
             raise RuntimeError(
-                f"DSSync: the memory of {moved} was replaced after DSSync was made (by model.to(), "
-                "flatten_parameters() or an assignment to .data), so it would not be averaged; make DSSync afterwards"
+                f"DSSync: {moved} or its memory was replaced after DSSync was made (by model.to(), "
+                "flatten_parameters(), load_state_dict(assign=True) or an assignment), so it would not be averaged; "
+                "make DSSync afterwards"
             )
-        if self._options.momentum and self.momentum is None:
-            momentum = self._find_momentum()
-            if not self._agreed({"optimizer state": momentum.keys}):
-                return False
-            self.momentum = momentum
-        return True
 
     def _agreed(self, facts: Mapping[str, Any]) -> bool:
         self.begun = time.monotonic()
         return self.attempt(None, lambda: agree(facts, self.workers.everyone))
 
-    def _find_momentum(self) -> Momentum:
-        return Momentum(self._optimizer, [p for p in self._model.parameters() if p.requires_grad])
+    def _make_momentum(self, entries: Mapping[str, torch.dtype]) -> None:
+        self.momentum = Momentum(self._optimizer, self._parameters, entries) if entries else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must be known to go on; of no rank in particular, if all workers have the same."""
         pending = self._settled()
+        renewed = self.workers.renewed
         return {
             "round": self.number,
+            "renewed": renewed if renewed is not None and renewed >= self.number else None,
             "steps": self.steps,
             "pending": pending,
+            "entries": self._entries(),
             "compression": self.averager.wire.state_dict() if self.averager.wire else None,
             "rank": self.workers.rank if pending or self.owing else None,
         }
@@ -204,7 +232,9 @@ class Rounds:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`; whether all do is found out later, see :meth:`enter`."""
         self.number, self.steps = state["round"], state["steps"]
-        self.pending = None
+        self.workers.begin_at(state.get("renewed"))
+        self._drop()
+        self._make_momentum({key: getattr(torch, name) for key, name in state.get("entries", {}).items()})
         if self.averager.wire:
             self.averager.wire.load_state_dict(state["compression"])
         self.owing = state["rank"] is not None
@@ -220,30 +250,33 @@ class Rounds:
         return {
             "number": self.pending.number,
             "everyone": self.pending.everyone,
-            "means": [mean.clone() for mean in self.pending.means],
-            "snapshot": [source.clone() for source in self.pending.sources],
-            "momentum": [bucket.clone() for bucket in self.momentum.buckets] if self.momentum else [],
+            # in the host's memory: a device may have no room for them
+            "means": [mean.to("cpu", copy=True) for mean in self.pending.means],
+            "snapshot": [source.to("cpu", copy=True) for source in self.pending.sources],
+            "momentum": [bucket.to("cpu", copy=True) for bucket in self.momentum.buckets] if self.momentum else [],
         }
+
+    def _entries(self) -> dict[str, str]:
+        """Return what of the optimizer's state is averaged, with the names of dtypes."""
+        entries = self.momentum.entries if self.momentum else {}
+        return {key: str(dtype).removeprefix("torch.") for key, dtype in entries.items()}
 
     def _load_pending(self, saved: Mapping[str, Any]) -> None:
         self.pending = self.averager.settled(
             saved["number"], saved["means"], saved["snapshot"], everyone=saved["everyone"]
         )
         if saved["momentum"]:
-            self.momentum = self._find_momentum()
             torch._foreach_copy_(self.momentum.buckets, saved["momentum"])
 
     def enter(self) -> None:
         """Before anything else: are all at the same round, where a state was loaded or workers began as they were?"""
         while self.world > 1 and not self.verified:
-            facts: dict[str, Any] = {"round": self.number}
+            facts: dict[str, Any] = {"round": self.number, "averaged optimizer state": self._entries()}
             if self.averager.wire:
                 facts["reference"] = self.averager.wire.digest()
             self.verified = self._agreed(facts)
 
     def close(self) -> None:
         """Let go of what is under way, and of the process groups."""
-        if self.pending:
-            self.pending.drain()
-            self.pending = None
+        self._drop()
         self.workers.close()

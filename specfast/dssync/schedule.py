@@ -7,11 +7,12 @@ matrices lie below 1, and disagreement die out (Wang et al., arXiv 2007.03298). 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,18 @@ from specfast.dssync.schedules import absent, crossing, grid, shuffled
 if TYPE_CHECKING:
     from specfast.dssync.topology import Topology
 
-__all__ = ["KINDS", "Group", "Partition", "Schedule", "ScheduleError", "check", "make_schedule", "with_absent"]
+__all__ = [
+    "KINDS",
+    "Group",
+    "Origin",
+    "Partition",
+    "Schedule",
+    "ScheduleError",
+    "check",
+    "for_some",
+    "make_schedule",
+    "with_absent",
+]
 
 KINDS = {
     "grid": "averages along one axis of a grid of the ranks a round: exact consensus after all axes",
@@ -38,8 +50,42 @@ KINDS = {
     "emissary": "few workers of each rack cross at a time, the others average at home",
     "static": "the same groups every round: never mixes; the control of experiments",
 }
-_OPTIONS = {"rounds": ("random",), "every": ("racks", "emissary")}
+_OF_RACKS = ("racks", "emissary")
+_OPTIONS = {"rounds": ("random",), "every": _OF_RACKS}
 _OPTIONS |= {"emissaries": ("emissary",), "rotation": ("emissary",)}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a schedule was made with, so that another can be made in the same way for some of its ranks.
+
+    Attributes:
+        group_size: that was asked for.
+        seed: of kind "random".
+        racks: of kinds "racks" and "emissary".
+        options: those of ``rounds``, ``every``, ``emissaries`` and ``rotation`` that were given.
+        absences: slow workers and rest, of each :func:`with_absent`.
+    """
+
+    group_size: int
+    seed: int = 0
+    racks: tuple[Group, ...] | None = None
+    options: Mapping[str, int] = field(default_factory=dict)
+    absences: tuple[tuple[Mapping[int, int], int], ...] = ()
+
+    def to_json(self) -> dict:
+        """Return plain lists, text and numbers."""
+        racks = None if self.racks is None else [list(rack) for rack in self.racks]
+        absences = [[sorted(slow.items()), rest] for slow, rest in self.absences]
+        plain = {"group_size": self.group_size, "seed": self.seed, "racks": racks}
+        return plain | {"options": dict(self.options), "absences": absences}
+
+    @classmethod
+    def from_json(cls, content: Mapping) -> Origin:
+        """Return what :meth:`to_json` described."""
+        racks = content["racks"] and tuple(tuple(rack) for rack in content["racks"])
+        absences = tuple((dict(slow), rest) for slow, rest in content["absences"])
+        return cls(content["group_size"], content["seed"], racks, dict(content["options"]), absences)
 
 
 @dataclass(frozen=True)
@@ -51,6 +97,7 @@ class Schedule:
         rounds: partitions of the ranks into groups.
         kind: the family it comes from.
         notes: what had to be decided for the caller, in words.
+        origin: what it was made with; None: its rounds were given as they are.
 
     Raises:
         ScheduleError: there is no round, or one is not a partition of the ranks.
@@ -60,6 +107,7 @@ class Schedule:
     rounds: tuple[Partition, ...]
     kind: str
     notes: tuple[str, ...] = field(default=(), compare=False)
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         if self.world < 1:
@@ -103,14 +151,17 @@ class Schedule:
     def to_json(self) -> dict:
         """Return the schedule as plain lists, text and numbers."""
         rounds = [[list(group) for group in partition] for partition in self.rounds]
-        return {"kind": self.kind, "world": self.world, "rounds": rounds, "notes": list(self.notes)}
+        plain = {"kind": self.kind, "world": self.world, "rounds": rounds, "notes": list(self.notes)}
+        return plain | {"origin": self.origin and self.origin.to_json()}
 
     @classmethod
     def from_json(cls, content: Mapping) -> Schedule:
         """Return the schedule that :meth:`to_json` described, its partitions checked."""
         if missing := sorted({"kind", "world", "rounds"} - set(content)):
             raise ScheduleError(f"schedule: expected the keys kind, world and rounds; got no {', '.join(missing)}")
-        return cls(content["world"], content["rounds"], content["kind"], content.get("notes", ()))
+        origin = content.get("origin")
+        origin = origin and Origin.from_json(origin)
+        return cls(content["world"], content["rounds"], content["kind"], content.get("notes", ()), origin)
 
 
 def check(schedule: Schedule, *, allow_static: bool = False) -> Schedule:
@@ -188,21 +239,26 @@ def make_schedule(
             raise ScheduleError(f"{name}: belongs to kind {' and '.join(_OPTIONS[name])}; got kind {kind!r}")
         if value is not None and value < 1:
             raise ScheduleError(f"{name}: expected 1 or more; got {value}")
+    racks = _racks_of(kind, world, topology) if kind in _OF_RACKS else None
+    options = {name: value for name, value in given.items() if value is not None}
+    return check(_made(kind, world, Origin(group_size, seed, racks, options)), allow_static=allow_static)
+
+
+def _made(kind: str, world: int, origin: Origin) -> Schedule:
     notes: list[str] = []
+    group_size, options = origin.group_size, origin.options
     if kind in ("grid", "ragged"):
         made = _grid(kind, world, group_size, notes)
     elif kind == "random":
-        made = shuffled.shuffled(world, group_size, seed, rounds)
+        made = shuffled.shuffled(world, group_size, origin.seed, **options)
     elif kind == "static":
         ranks = iter(range(world))
         made = ([[next(ranks) for _ in range(size)] for size in shuffled.group_sizes(world, group_size)],)
+    elif kind == "racks":
+        made = crossing.racks(world, origin.racks, group_size, **options)
     else:
-        racks = _racks_of(kind, world, topology)
-        if kind == "racks":
-            made = crossing.racks(world, racks, group_size, every)
-        else:
-            made = crossing.emissary(world, racks, group_size, every or 1, emissaries or 1, rotation)
-    return check(Schedule(world, made, kind, tuple(notes)), allow_static=allow_static)
+        made = crossing.emissary(world, origin.racks, group_size, **options)
+    return Schedule(world, made, kind, tuple(notes), origin)
 
 
 def _grid(kind: str, world: int, group_size: int, notes: list[str]) -> tuple[Partition, ...]:
@@ -249,4 +305,45 @@ def with_absent(schedule: Schedule, slow: Mapping[int, int], *, rest: int = 0) -
         return schedule
     rounds = absent.absent(schedule.rounds, schedule.world, slow, rest)
     said = ", ".join(f"rank {rank} joins one round in {every}" for rank, every in sorted(slow.items()))
-    return check(replace(schedule, rounds=rounds, notes=(*schedule.notes, said)))
+    origin = schedule.origin
+    if origin is not None:
+        origin = replace(origin, absences=(*origin.absences, (dict(slow), rest)))
+    return check(replace(schedule, rounds=rounds, notes=(*schedule.notes, said), origin=origin))
+
+
+def for_some(schedule: Schedule, ranks: Collection[int]) -> Schedule:
+    """Return a schedule for some of the ranks, renumbered in their order: for those who are left after a fault.
+
+    It is made in the same way, slow workers sitting out as before, as far as that fits those who are left: not more
+    emissaries than a rack has members, a grid where there are no two racks any more, nobody sitting out where the rest
+    would not mix. Rounds that were given as they are cannot be made for others; a grid takes their place.
+    """
+    if len(ranks) == schedule.world:
+        return schedule
+    number = {rank: new for new, rank in enumerate(sorted(ranks))}
+    world = len(number)
+    if world == 1:
+        return Schedule(1, (((0,),),), schedule.kind)
+    kind, origin = schedule.kind, schedule.origin
+    if origin is None:
+        kind, origin = "grid", Origin(max(map(len, schedule.groups()), default=2))
+    size, options, racks = min(origin.group_size, world), dict(origin.options), None
+    grid = "grid", Origin(size)
+    if kind in _OF_RACKS:
+        kept = [tuple(number[rank] for rank in rack if rank in number) for rack in origin.racks]
+        racks = tuple(filter(None, kept))
+        if "emissaries" in options:
+            options["emissaries"] = min(options["emissaries"], *map(len, racks))
+    same = grid if racks is not None and len(racks) < 2 else (kind, Origin(size, origin.seed, racks, options))
+    absences = []
+    for slow, rest in origin.absences:
+        left = {number[rank]: every for rank, every in slow.items() if rank in number}
+        if len(left) < world:  # else they are slow beside nobody
+            absences.append((left, rest))
+    for (kind, origin), away in ((same, absences), (same, ()), (grid, ())):
+        with contextlib.suppress(ScheduleError):  # it would not mix
+            made = check(_made(kind, world, origin), allow_static=kind == "static")
+            for slow, rest in away:
+                made = with_absent(made, slow, rest=rest)
+            return made
+    raise AssertionError("a grid always mixes")

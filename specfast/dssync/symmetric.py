@@ -83,6 +83,8 @@ class SymmetricMean:
                 raise ValueError(f"SymmetricMean: {name} must be positive; got {value}")
         self.group = dist.group.WORLD if group is None else group
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:  # as tensors name it
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.rank, self.world = self.group.rank(), self.group.size()
         self.capacity, self.extra_bytes = capacity, 0
         self._polls = min(int(timeout / _POLL_S), (1 << 31) - 1)
@@ -160,7 +162,9 @@ class SymmetricMean:
             return
         programs = self._state.shape[1]
         flags = self._memory[: 4 * programs * self.world].view(torch.int32).view(programs, self.world)
-        behind = (flags - self._state[0][:, None] < 0).any(dim=0).nonzero().flatten().tolist()
+        # not less than the count of calls: at the first of two meetings those who came raise less than that. And a
+        # difference, so that flags may wrap around.
+        behind = (flags - flags[:, self.rank, None] < 0).any(dim=0).nonzero().flatten().tolist()
         raise AbsentRankError(f"SymmetricMean: ranks {behind} of the group did not come to a mean within the timeout")
 
 

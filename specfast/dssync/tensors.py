@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,21 @@ def split_tensors(model: nn.Module, average: Sequence[str]) -> tuple[dict[str, T
         raise ValueError(f"model: expected floating-point {' or '.join(sorted(wanted))}; it has none")
     kept = {id(tensor) for tensor in averaged.values()}
     return averaged, [tensor for tensor in others if id(tensor) not in kept]
+
+
+def places_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Tensor | None], str]]:
+    """Return where the model holds each of the tensors: its name there, a module's dictionary, and the key in it.
+
+    A tied parameter has several places, of which each may be given another tensor.
+    """
+    wanted = {id(tensor) for tensor in tensors.values()}
+    places = []
+    for prefix, module in model.named_modules():
+        for kind, held in ((PARAMETER, module._parameters), ("buffer ", module._buffers)):
+            for key, tensor in held.items():
+                if tensor is not None and id(tensor) in wanted:
+                    places.append((f"{kind}{prefix}.{key}" if prefix else kind + key, held, key))
+    return places
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:

@@ -69,7 +69,8 @@ class RunningMean:
             tensor.copy_(mean if weight == 1.0 else mean * weight)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "means": [mean.clone() for mean in self.means]}
+        # copies in the host's memory: a device may have no room for them
+        return {"count": self.count, "means": [mean.to("cpu", copy=True) for mean in self.means]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count = state["count"]

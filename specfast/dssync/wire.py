@@ -70,14 +70,22 @@ class WireState:
         return found.hexdigest()
 
     def state_dict(self) -> dict[str, list[Tensor]]:
+        """Return copies in the host's memory: a device may have no room for them."""
         return {
-            "reference": [reference.clone() for reference in self.reference],
-            "residual": [residual.clone() for residual in self.residual],
+            "reference": [reference.to("cpu", copy=True) for reference in self.reference],
+            "residual": [residual.to("cpu", copy=True) for residual in self.residual],
         }
 
     def load_state_dict(self, state: Mapping[str, list[Tensor]]) -> None:
-        torch._foreach_copy_(self.reference, state["reference"])
-        torch._foreach_copy_(self.residual, state["residual"])
+        self._take(state["reference"], state["residual"])
+
+    def take(self, other: WireState) -> None:
+        """Go on from where another one of the same buckets is."""
+        self._take(other.reference, other.residual)
+
+    def _take(self, reference: Sequence[Tensor], residual: Sequence[Tensor]) -> None:
+        torch._foreach_copy_(self.reference, list(reference))
+        torch._foreach_copy_(self.residual, list(residual))
 
     def owed(self, buckets: Sequence[Tensor]) -> list[Tensor]:
         """Write the buckets with their residuals to the scratch memory, and return them."""
@@ -171,7 +179,7 @@ class CompressedExchange(Exchange):
             if tensor.numel() and self.size == 2:
                 rows = _bytes(out).view(2, -1)
                 rows[self.place].copy_(_bytes(tensor))
-                self._works += swap(_bytes(tensor), rows[1 - self.place], self.group)
+                self._works.extend(swap(_bytes(tensor), rows[1 - self.place], self.group))
             elif tensor.numel():
                 self._works.append(all_gather(_bytes(out), _bytes(tensor), group=self.group, async_op=True))
         return collected

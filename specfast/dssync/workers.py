@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,8 @@ from torch import Tensor
 from specfast.dssync import faults, joining, liveness
 from specfast.dssync.agreement import agree, broadcast
 from specfast.dssync.groups import GroupPool
-from specfast.dssync.schedule import KINDS, Schedule, make_schedule
+from specfast.dssync.schedule import Schedule, for_some
 from specfast.dssync.symmetric import SymmetricMean
-from specfast.dssync.topology import Topology
 
 
 class Workers:
@@ -28,15 +28,16 @@ class Workers:
         name: of this communicator, see :func:`specfast.dssync.agreement.agree`; None: this worker was started again,
             and asks the others to let it in.
         facts: what must be as it is with the others.
-        tensors: what workers that come back get from the others.
+        averaged: what workers that come back get from the others, who all have the same then.
+        own: what they get from one of the others, each of whom has its own.
         elastic: go on without workers that are lost.
         symmetric: device of tensors to be averaged through symmetric memory; None: none are.
-        topology, group_size, seed: what a schedule of fewer workers is made with.
 
     Attributes:
         ranks: who is present.
         generation: how often the world has changed.
         first_round: of this generation; earlier ones are left out.
+        renewed: the round that begins this generation by a mean over all; None in the first one.
         patience: seconds that a round may take.
         failure: why no more rounds are possible.
     """
@@ -47,14 +48,12 @@ class Workers:
         *,
         name: str | None,
         facts: Mapping[str, Any],
-        tensors: Sequence[Tensor],
+        averaged: Sequence[Tensor],
+        own: Sequence[Tensor],
         process_group: dist.ProcessGroup | None,
         timeout: float,
         elastic: bool,
         symmetric: torch.device | None,
-        topology: Topology | None,
-        group_size: int | None,
-        seed: int,
     ):
         self.schedule, self.elastic, self.timeout = schedule, elastic, timeout
         # a round has what is left of the timeout when its members have found out who is missing
@@ -63,16 +62,19 @@ class Workers:
         self.failure: faults.SyncError | None = None
         self.rank = dist.get_rank(process_group)
         self.ranks = tuple(range(schedule.world))
-        self.generation = self.first_round = 0
-        self._process_group, self._facts, self._tensors = process_group, facts, tensors
-        self._topology, self._group_size, self._seed = topology, group_size, seed
-        self._at_first, self._device = schedule, symmetric
-        store = liveness.default_store(process_group)
+        self.generation = 0
+        self.begin_at(None)
+        self._process_group, self._facts, self._device = process_group, facts, symmetric
+        self._averaged, self._own = averaged, own
+        self._at_first = schedule
+        self._chosen = schedule, self.ranks  # last, and for whom: what schedules of fewer workers are made like
+        store = liveness.own_connection(liveness.default_store(process_group))
         self._name = joining.announce(store, process_group, name)
         self._store = dist.PrefixStore(self._name, store)
         if name is None:
-            agreement, new = joining.ask(self._store, rank=self.rank, facts=facts)
+            agreement, new, (chosen, ranks) = joining.ask(self._store, rank=self.rank, facts=facts)
             self.ranks = tuple(rank for rank in agreement.ranks if rank not in new)
+            self._chosen = Schedule.from_json(chosen), tuple(ranks)
             self._rebuild(agreement)
         else:
             self._pool = self._make_pool(schedule, self.ranks, 0)
@@ -169,9 +171,29 @@ class Workers:
         Raises:
             RuntimeError: somebody was lost; the others are to :meth:`recover`.
         """
+        self._enter(tuple(sorted({*self.ranks, *tokens})), done, tokens=tokens)
+
+    def reschedule(self, schedule: Schedule, done: int) -> None:
+        """Take other rounds from now on; called by all, at the same round and with the same schedule.
+
+        Raises:
+            MismatchError: ranks differ; all go on as before.
+            RuntimeError: somebody was lost; the others are to :meth:`recover`.
+        """
+        if self.everyone is not None:
+            agree({"schedule": schedule.digest(), "round": done}, self.everyone)
+        self._enter(self.ranks, done, schedule=json.dumps(schedule.to_json()))
+
+    def _enter(
+        self, ranks: tuple[int, ...], done: int, *, tokens: Mapping[int, str] | None = None, schedule: str = ""
+    ) -> None:
+        """Enter another world of our own accord.
+
+        It is decided on in the store, like one after a fault, so that those whom a fault meets on the way find it, too.
+        """
         if self.rank == self.ranks[0]:
-            ranks = tuple(sorted({*self.ranks, *tokens}))
-            joining.decide(self._store, tokens, faults.Agreement(self.generation + 1, ranks, done))
+            world = faults.Agreement(self.generation + 1, ranks, done, schedule)
+            joining.decide(self._store, tokens or {}, world, (self._chosen[0].to_json(), self._chosen[1]))
         if self.everyone is not None:
             agree({}, self.everyone)  # nobody looks for the decision before it is there
         agreement = faults.agree_on_survivors(
@@ -188,19 +210,9 @@ class Workers:
         self._rebuild(agreement)
         before.close()
 
-    def reschedule(self, schedule: Schedule, first_round: int) -> None:
-        """Take other rounds from ``first_round`` on, all workers together; a new generation with the same members."""
-        generation = self.generation + 1
-        pool = self._make_pool(schedule, self.ranks, generation)
-        try:
-            if pool.world is not None:
-                agree({"schedule": schedule.digest(), "round": first_round}, pool.world)
-        except BaseException:
-            pool.abort()
-            raise
-        self._pool.close()
-        self._pool, self.schedule = pool, schedule
-        self.generation, self.first_round = generation, first_round
+    def begin_at(self, renewed: int | None) -> None:
+        """Take part from that round on, which is a mean over all; None: from the first one on."""
+        self.renewed, self.first_round = renewed, renewed or 0
 
     def close(self) -> None:
         """Give the process groups back."""
@@ -208,6 +220,8 @@ class Workers:
         self._pool.close()
 
     def _rebuild(self, agreement: faults.Agreement) -> None:
+        if agreement.schedule:  # noted before anything can fail: all who read it make the next ones like it
+            self._chosen = Schedule.from_json(json.loads(agreement.schedule)), agreement.ranks
         schedule = self._schedule_for(agreement.ranks)
         pool = self._make_pool(schedule, agreement.ranks, agreement.generation)
         try:
@@ -215,12 +229,16 @@ class Workers:
                 agree({"schedule": schedule.digest()}, pool.world)
                 if not set(agreement.ranks) <= set(self.ranks):
                     source = next(place for place, rank in enumerate(agreement.ranks) if rank in self.ranks)
-                    broadcast(self._tensors, source, pool.world)
+                    # each has its own of these: only those who are new, and the one that sends, have a use for its
+                    keep = self.rank in self.ranks and self.rank != agreement.ranks[source]
+                    own = [torch.empty_like(tensor) for tensor in self._own] if keep else self._own
+                    broadcast([*self._averaged, *own], source, pool.world)
         except BaseException:
             pool.abort()
             raise
         self._pool, self.schedule, self.ranks = pool, schedule, agreement.ranks
-        self.generation, self.first_round = agreement.generation, agreement.step
+        self.generation = agreement.generation
+        self.begin_at(agreement.step)
 
     def _make_pool(self, schedule: Schedule, ranks: tuple[int, ...], generation: int) -> GroupPool:
         return GroupPool(
@@ -234,21 +252,8 @@ class Workers:
         )
 
     def _schedule_for(self, ranks: tuple[int, ...]) -> Schedule:
-        """Make a schedule like the first one for some of the workers."""
-        if len(ranks) == self._at_first.world:
-            return self._at_first
-        kind = self._at_first.kind if self._at_first.kind in KINDS else "grid"
-        if len(ranks) == 1:
-            return Schedule(1, (((0,),),), kind)
-        topology = self._topology.subset(ranks) if self._topology else None
-        if kind in ("racks", "emissary") and (topology is None or len(topology.racks) < 2):
-            kind = "grid"
-        size = self._group_size or max(map(len, self._at_first.groups()), default=2)
-        return make_schedule(
-            kind,
-            len(ranks),
-            min(size, len(ranks)),
-            seed=self._seed,
-            topology=topology,
-            allow_static=kind == "static",
-        )
+        """Make a schedule like the one chosen last, if it was for all of these workers, else like the first one."""
+        schedule, over = self._chosen
+        if not set(ranks) <= set(over):
+            schedule, over = self._at_first, tuple(range(self._at_first.world))
+        return for_some(schedule, [over.index(rank) for rank in ranks])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+import weakref
 
 import pytest
 import torch
@@ -11,7 +13,15 @@ import torch.distributed as dist
 from specfast.dssync import Schedule, exchange
 from specfast.dssync import wire as wire_module
 from specfast.dssync.averaging import Averager, disagreement
-from specfast.dssync.exchange import PairExchange, ReduceExchange, ShardExchange, make_exchange, staging_for
+from specfast.dssync.exchange import (
+    DIRECT_RANKS,
+    WIDE_BUCKETS,
+    PairExchange,
+    ReduceExchange,
+    ShardExchange,
+    make_exchange,
+    staging_for,
+)
 from specfast.dssync.groups import GroupPool
 from specfast.dssync.wire import GATHER_RANKS, CompressedExchange, WireState
 from tests.dssync import reference
@@ -97,6 +107,50 @@ def test_larger_groups_reduce_with_the_same_bits_on_all(tmp_path):
                 torch.testing.assert_close(next(results), exact, rtol=2 * rounded, atol=2 * rounded)
 
 
+def widened(rank: int, unattended: bool, drained: bool):
+    """Return how many float32 copies there are at most at the same time, and what comes out."""
+    reduce, copies, most = dist.all_reduce, [], 0
+
+    def held() -> int:
+        for _ in range(200):  # the backend's thread lets go of a finished one a moment later
+            alive = sum(copy() is not None for copy in copies)
+            if alive <= len(under_way._wide):
+                break
+            time.sleep(0.01)
+        return alive
+
+    def counted(tensor, **options):
+        nonlocal most
+        if tensor.dtype == torch.float32:
+            copies.append(weakref.ref(tensor))
+        most = max(most, held())
+        return reduce(tensor, **options)
+
+    dist.all_reduce = counted
+    dtypes = [torch.bfloat16] * 4 + [torch.float64] + [torch.float16] * 3 + [torch.float64]
+    sources = [numbers(10 * rank + number, 500, dtype) for number, dtype in enumerate(dtypes)]
+    under_way = ReduceExchange(sources, list(map(staging_for, sources)), dist.group.WORLD, unattended=unattended)
+    under_way.start()
+    if drained:
+        under_way.drain()
+        assert held() == 0
+        return most, []
+    under_way.finish()
+    assert held() == 0
+    return most, [under_way.mean(number).clone() for number in range(len(sources))]
+
+
+@pytest.mark.parametrize(("unattended", "most"), [(False, WIDE_BUCKETS), (True, 7)])
+def test_half_precision_is_widened_a_few_buckets_at_a_time(unattended, most, tmp_path):
+    found = run(2, widened, unattended, False, tmp_path=tmp_path)
+    for number, (mean, other) in enumerate(zip(found[0][1], found[1][1], strict=True)):
+        both = [numbers(10 * rank + number, 500, mean.dtype) for rank in range(2)]
+        assert torch.equal(mean, reference.mean(both))
+        assert torch.equal(mean, other)
+    assert [worker[0] for worker in found] == [most] * 2
+    assert run(2, widened, unattended, True, tmp_path=tmp_path) == [(most, [])] * 2
+
+
 def compressed(rank: int, wire: str, rounds: int):
     """Average the same values again and again; return sums of values and residuals, and digests."""
     group, size = dist.group.WORLD, dist.get_world_size()
@@ -176,7 +230,8 @@ def averaged(rank: int, wire: str):
         averager.accept(under_way)
     assert not any(residual.any() for residual in averager.wire.residual)
     assert torch.equal(averager.wire.reference[0], buckets[0])
-    assert averager.nbytes >= 3 * 5000 * 4
+    room = DIRECT_RANKS  # in staging, residual and scratch
+    assert averager.nbytes == 4 * (5000 + 2 * (5000 + room)) + 2 * (40 + room)
     return digest(buckets), buckets[0].double(), total, averager.wire.digest()
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from specfast.dssync.buffers import ALIGNMENT, FlatBuffers, PackedTensors
+from specfast.dssync.tensors import places_of, split_tensors
 
 
 def named(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -150,11 +151,66 @@ def test_buckets_cover_the_flats():
 def test_a_tensor_that_was_moved_away_is_named():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     buffers = FlatBuffers(named(model))
-    assert buffers.moved() is None
+    assert buffers.reclaim() is None
     model.load_state_dict(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).state_dict())
-    assert buffers.moved() is None
+    assert buffers.reclaim() is None
     model[1].weight.data = model[1].weight.data.clone()
-    assert buffers.moved() == "1.weight"
+    assert buffers.reclaim() == "1.weight"
+
+
+class Averaging(nn.Module):
+    """Assigns its buffer anew, and ties two parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
+        self.last.weight = self.first.weight
+        self.register_buffer("average", torch.zeros(3))
+        self.register_buffer("other", torch.zeros(2))
+
+
+def laid_flat() -> tuple[Averaging, FlatBuffers]:
+    model = Averaging()
+    tensors, _ = split_tensors(model, ("parameters", "buffers"))
+    return model, FlatBuffers(tensors, places=places_of(model, tensors))
+
+
+def test_a_buffer_that_is_assigned_anew_is_taken_back():
+    model, buffers = laid_flat()
+    before = model.average
+    for value in (1.0, 2.0):
+        model.average = torch.full((3,), value, requires_grad=value == 2.0)
+        assert buffers.reclaim() is None
+        assert model.average is before
+        assert model.average.tolist() == [value] * 3
+        assert not model.average.requires_grad
+        (part,) = buffers.parts(["buffer average"])
+        part.fill_(-1.0)
+        assert model.average.tolist() == [-1.0] * 3
+    # the way in which a checkpoint can replace it
+    model.load_state_dict({"average": torch.ones(3), "other": torch.ones(2)}, strict=False, assign=True)
+    assert buffers.reclaim() is None
+    assert model.average is before
+    assert model.average.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("replace", "name"),
+    [
+        (lambda model: setattr(model.first, "weight", nn.Parameter(torch.zeros(4, 3))), "parameter first.weight"),
+        (lambda model: setattr(model.last, "weight", nn.Parameter(torch.zeros(4, 3))), "parameter last.weight"),
+        (lambda model: delattr(model.last, "weight"), "parameter last.weight"),
+        (lambda model: setattr(model, "average", torch.zeros(4)), "buffer average"),
+        (lambda model: setattr(model, "average", torch.zeros(3, dtype=torch.float64)), "buffer average"),
+        (lambda model: setattr(model, "average", None), "buffer average"),
+        (lambda model: model.half(), "buffer average"),
+    ],
+)
+def test_what_cannot_be_taken_back_is_named(replace, name):
+    model, buffers = laid_flat()
+    assert buffers.reclaim() is None
+    replace(model)
+    assert buffers.reclaim() == name
 
 
 def test_packed_tensors_go_there_and_back():

@@ -7,16 +7,19 @@ import re
 import pytest
 import torch
 
-from specfast.dssync import DSSync, make_schedule
+from specfast.dssync import DSSync, Schedule, make_schedule
 from specfast.dssync.agreement import MismatchError
 from specfast.dssync.trajectory import Trajectory
 from specfast.errors import CheckpointError
 from tests.dssync.processes import run
 from tests.dssync.test_communicator import TIMEOUT_S, make, train, values
 
+RAGGED = Schedule(4, (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0,), (1,), (2, 3))), "random")
 CASES = {
     "plain": {"group_size": 2},
     "overlap with momentum": {"group_size": 2, "overlap": True, "momentum": True, "global_every": 4},
+    # two workers sit the third round out, which is under way when the first processes end
+    "ragged with overlap and momentum": {"schedule": RAGGED, "overlap": True, "momentum": True},
     "bfloat16": {"group_size": 2, "wire": "bfloat16", "global_every": 4},
     "float8, overlapped, in a group of four": {"group_size": 4, "wire": "float8", "overlap": True, "global_every": 4},
     "trajectory": {"group_size": 2, "trajectory": Trajectory(1, 2)},

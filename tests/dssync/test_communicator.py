@@ -306,11 +306,65 @@ def test_a_worker_that_is_not_finite(overlap, options, tmp_path):
         assert ignored[0][1] == 0.5
 
 
+class Averaging(nn.Module):
+    """A layer that assigns its running mean anew, as many do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1, bias=False)
+        self.register_buffer("average", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.average = 0.5 * self.average + 0.5 * x.detach().mean(0)
+        return self.layer(x - self.average)
+
+
+def _assigned_anew(rank: int):
+    found = []
+    for options in ({}, {"overlap": True}, {"average": ("buffers",)}):
+        torch.manual_seed(0)
+        model = Averaging()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        sync = DSSync(model, optimizer, timeout=TIMEOUT_S, **options)
+        for _ in range(2):
+            model(torch.full((2, 3), 8.0 * rank))
+            sync.step()
+        before = model.average.tolist()
+        found.append((before, sync.consensus_distance()))
+        sync.consensus_()
+        assert model.average.tolist() == [3.0] * 3
+        sync.close()
+    return found
+
+
+def test_buffers_that_are_assigned_anew(tmp_path):
+    """Two processes see 0 and 8: after the first round both have 2, after the second 3."""
+    for rank, found in enumerate(run(2, _assigned_anew, tmp_path=tmp_path)):
+        now, overlapped, buffers = found
+        assert now == ([3.0] * 3, 0.0)
+        # 0 and 4, then 0 and 6, corrected by 2 - 0 and 2 - 4; the second round is yet to take effect
+        assert overlapped == ([[2.0, 4.0][rank]] * 3, 0.0)
+        assert buffers == ([3.0] * 3, 0.0)
+
+
+def _buffers_apart(rank: int):
+    model = Averaging()
+    sync = DSSync(model, torch.optim.SGD(model.parameters(), lr=0.1), average=("buffers",), timeout=TIMEOUT_S)
+    model.average.fill_(1.0 + 2 * rank)
+    distance = sync.consensus_distance()
+    sync.close()
+    return distance
+
+
+def test_without_parameters_the_distance_is_that_of_the_buffers(tmp_path):
+    assert run(2, _buffers_apart, tmp_path=tmp_path) == [pytest.approx(0.5)] * 2
+
+
 def _misuse(rank: int):
     model, optimizer = make(rank)
     sync = DSSync(model, optimizer, group_size=2, timeout=TIMEOUT_S)
     model[3].weight.data = model[3].weight.data.clone()
-    with pytest.raises(RuntimeError, match=r"memory of parameter 3.weight was replaced"):
+    with pytest.raises(RuntimeError, match=r"parameter 3.weight or its memory was replaced"):
         sync.step()
     sync.close()
     stranger = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(2))], lr=0.1)
@@ -335,6 +389,8 @@ def _parts_of_the_world(rank: int):
     half.consensus_()
     out = [model[3].bias[0].item()]
     half.close()
+    with pytest.raises(ValueError, match="process_group: expected one that this process is in"):
+        DSSync(model, optimizer, process_group=halves[1 - rank % 2], timeout=TIMEOUT_S)
     with DSSync(model, optimizer, broadcast_from=3, timeout=TIMEOUT_S):
         out.append(model[3].bias[0].item())
     return out

@@ -267,24 +267,22 @@ def test_other_ways_to_average_survive_as_well(options, kind, tmp_path):
     check_they_went_on(run(replace(scenario, faults=(replace(scenario.faults[0], rank=3),)), tmp_path))
 
 
-@pytest.mark.slow
-def test_under_torchrun_one_agent_a_worker(tmp_path):
-    """An agent ends all of its workers when one dies; workers of other agents go on."""
-    scenario = Scenario(3, 10, (Fault(1, 3, KILL, in_round=True),), True, 24.0, pause_s=0.1, agent=False)
-    script = tmp_path / "worker.py"
+def _under_torchrun(scenario: Scenario, folder: Path, ends: set[int], *options: str) -> Outcome:
+    """Run each worker under an agent of its own, until those of some ranks have ended."""
+    script = folder / "worker.py"
+    shown = repr(scenario).replace("<Signals.SIGKILL: 9>", "9")
     script.write_text(
         "import os\n"
         "from tests.dssync.fault_worker import *\n"
-        f"main(int(os.environ['RANK']), int(os.environ['MASTER_PORT']), {scenario!r}, {str(tmp_path)!r})\n".replace(
-            "<Signals.SIGKILL: 9>", "9"
-        )
+        "again = os.environ['TORCHELASTIC_RESTART_COUNT'] != '0'\n"
+        f"main(int(os.environ['RANK']), int(os.environ['MASTER_PORT']), {shown}, {str(folder)!r}, again)\n"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "3", "--nproc-per-node", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "3", "--nproc-per-node", "1", *options]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
     agents = [
         subprocess.Popen([*command, "--node-rank", str(node), str(script)], env=environment, start_new_session=True)
@@ -292,15 +290,37 @@ def test_under_torchrun_one_agent_a_worker(tmp_path):
     ]
     try:
         deadline = time.monotonic() + HANGS_S
-        while not all((tmp_path / f"end_{rank}.pt").is_file() for rank in (0, 2)):
-            assert time.monotonic() < deadline, "the survivors did not end"
+        while not all((folder / f"end_{rank}.pt").is_file() for rank in ends):
+            assert time.monotonic() < deadline, "the workers did not end"
             time.sleep(0.1)
     finally:
         for agent in agents:  # those of the survivors wait five minutes for the lost one's
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(agent.pid, signal.SIGKILL)
             agent.wait()
-    check_they_went_on(Outcome(tmp_path, scenario))
+    return Outcome(folder, scenario)
+
+
+@pytest.mark.slow
+def test_under_torchrun_one_agent_a_worker(tmp_path):
+    """An agent ends all of its workers when one dies; workers of other agents go on."""
+    scenario = Scenario(3, 10, (Fault(1, 3, KILL, in_round=True),), True, 24.0, pause_s=0.1, agent=False)
+    check_they_went_on(_under_torchrun(scenario, tmp_path, {0, 2}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_torchrun_starts_a_lost_worker_again(lost, tmp_path):
+    """With restarts left, also the one whose agent keeps the store."""
+    fault = Fault(lost, 3, KILL, in_round=True, delay_s=0.001)
+    scenario = Scenario(3, 150, (fault,), True, 24.0, pause_s=0.1, back=True, agent=False)
+    outcome = _under_torchrun(scenario, tmp_path, {0, 1, 2}, "--max-restarts", "1")
+    assert [line["event"] for line in outcome.logs[lost]].count("back") == 1
+    for rank in range(3):
+        assert outcome.ends[rank]["error"] is None, (rank, outcome.ends[rank]["error"])
+        assert outcome.logs[rank][-1]["group"] == [0, 1, 2]
+        assert torch.equal(outcome.ends[rank]["parameters"], outcome.ends[0]["parameters"])
+    outcome.check_values()
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from specfast.dssync.faults import (
     explain,
     recover,
 )
-from specfast.dssync.liveness import Sentinel, base_store, kept_by_rank_0
+from specfast.dssync.liveness import Sentinel, base_store, kept_by_rank_0, own_connection
 
 GRACE_S = 1.5
 PATIENCE_S = 60.0
@@ -360,6 +360,18 @@ def test_errors_survive_pickling():
         assert str(copy) == str(kind)
         assert copy.__dict__ == kind.__dict__
     assert isinstance(error, RuntimeError)
+
+
+def test_a_connection_of_its_own_answers_while_another_waits(server):
+    shared = connect(server.port)
+    own = own_connection(shared)
+    waiting = threading.Thread(target=lambda: came.append(shared.get("late")), daemon=True)
+    came: list[bytes] = []
+    waiting.start()
+    assert not own.check(["nothing"])
+    own.set("late", "there")  # by the shared one it would come when the wait is over, which it ends
+    waiting.join()
+    assert came == [b"there"]
 
 
 def test_base_store_looks_through_prefixes(server):

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
-from specfast.dssync import DSSync
+from specfast.dssync import DSSync, Trajectory, make_schedule
 from specfast.dssync.integrations.fsdp import ShardSync
 from specfast.dssync.optimizer import DSSyncOptimizer
 from tests.dssync import processes
@@ -167,6 +167,71 @@ def test_frozen_and_ignored_parameters(tmp_path):
     processes.run(4, _frozen_and_ignored, tmp_path=tmp_path)
 
 
+def _other_methods(rank: int) -> None:
+    """A round without a step, a closure, other rounds, the mean of the trajectory, and an end that fails."""
+    mesh = make_mesh()
+
+    def make(**options):
+        model = shard(make_model(), mesh["shard"])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        return model, optimizer, ShardSync(model, optimizer, mesh=mesh["replicate"], **options)
+
+    model, optimizer, sync = make()
+    expected = train(model, optimizer, sync.step, rank)
+    sync.close()
+
+    model, optimizer, sync = make()
+
+    def step_and_round():
+        optimizer.step()
+        sync.average_()
+
+    actual = train(model, optimizer, step_and_round, rank)
+    assert sync.round == STEPS
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+    sync.reschedule(make_schedule("random", 2, 2, seed=1))
+    assert sync.schedule.kind == "random"
+    with pytest.raises(RuntimeError, match="trouble"), sync:
+        raise RuntimeError("trouble")
+    with pytest.raises(RuntimeError, match="closed"):
+        sync.step()
+
+    model, optimizer, sync = make(overlap=True)
+    for number in range(STEPS):
+
+        def closure(number=number):
+            optimizer.zero_grad()
+            found = model(batch(rank, number)).square().mean()
+            found.backward()
+            return found
+
+        assert sync.step(closure) > 0
+    sync.consensus_()
+    sync.close()
+    # the same as with a mean that takes effect before the gradient is computed
+    expected_model, optimizer, sync = make(overlap=True)
+    for number in range(STEPS):
+        sync._store()
+        sync._sync._settle()
+        sync._load()
+        train(expected_model, optimizer, sync.step, rank, first=number, steps=1)
+    sync.consensus_()
+    sync.close()
+    assert all(torch.equal(a, b) for a, b in zip(local(model), local(expected_model), strict=True))
+
+    model, optimizer, sync = make(trajectory=Trajectory(0))
+    seen = [train(model, optimizer, sync.step, rank, first=number, steps=1) for number in range(2)]
+    sync.trajectory_()
+    sync.close()
+    for first, second, mean in zip(*seen, local(model), strict=True):
+        if mean.is_floating_point():
+            torch.testing.assert_close(mean, (first + second) / 2)
+
+
+def test_the_other_methods(tmp_path):
+    processes.run(4, _other_methods, tmp_path=tmp_path)
+
+
 def _resume(rank: int, overlap: bool) -> None:
     mesh = make_mesh()
 
@@ -220,8 +285,9 @@ def _refusals(rank: int) -> None:
         ShardSync(model, optimizer, mesh=mesh)
     with pytest.raises(ValueError, match=r"are among the replicas \[\d, \d\]"):
         ShardSync(model, optimizer, mesh=mesh["shard"])
-    with pytest.raises(ValueError, match="momentum: not with sharded parameters"):
-        ShardSync(model, optimizer, mesh=replicas, momentum=True)
+    for option in ("momentum", "elastic", "rejoin"):
+        with pytest.raises(ValueError, match=f"{option}: not with sharded parameters"):
+            ShardSync(model, optimizer, mesh=replicas, **{option: True})
     with pytest.raises(ValueError, match="expected parameters sharded by fully_shard"):
         ShardSync(make_model(), optimizer, mesh=replicas)
 

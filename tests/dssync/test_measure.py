@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from specfast.dssync.measure import measure_topology
+from specfast.dssync.measure import device_of, measure_topology
 from specfast.dssync.planner import plan
 from specfast.dssync.topology import Topology, TopologyError
 from tests.dssync.processes import run
@@ -79,6 +80,26 @@ def test_slow_nic_on_four_processes(tmp_path):
     topology = Topology.from_json(results[0])
     assert topology.slow_ranks() == {2: pytest.approx(4, rel=0.2)}
     assert plan(topology, 100e6).gain > 3
+
+
+class _Group:
+    """As much of a process group as tells its backends."""
+
+    def __init__(self, **backends: str):
+        self._backends = backends
+        self._device_types = [torch.device(kind) for kind in backends]
+
+    def _get_backend(self, device: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(name=lambda: self._backends[device.type])
+
+
+def test_messages_lie_on_the_gpu_where_the_group_has_nccl(monkeypatch):
+    both = _Group(cpu="gloo", cuda="nccl")  # as without a backend, whose name is "undefined" then
+    assert device_of(both) == torch.device("cpu")  # no GPU here
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert device_of(both) == device_of(_Group(cuda="nccl")) == torch.device("cuda", 1)
+    assert device_of(_Group(cpu="gloo", cuda="gloo")) == device_of(_Group(cpu="gloo")) == torch.device("cpu")
 
 
 def refused(rank: int) -> str:

@@ -167,6 +167,13 @@ def test_grad_scaler(make, clip, overflow):
         assert counted[0] == next(iter(local.state.values()))["step"] == (4 if overflow is None else 3)
 
 
+def test_who_unscales_is_said_as_lightning_asks(make):
+    _, optimizer, wrapped = make()
+    assert wrapped._step_supports_amp_scaling
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    assert DSSyncOptimizer(optimizer, wrapped.sync, scaled=False)._step_supports_amp_scaling == fused
+
+
 def test_disabled_grad_scaler(make):
     model, _, wrapped = make()
     scaler = torch.amp.GradScaler("cpu", enabled=False)

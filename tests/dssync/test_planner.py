@@ -56,6 +56,23 @@ def test_slow_nic_sits_out(world):
     assert made.disagreement <= planner.MAX_DISAGREEMENT
 
 
+@pytest.mark.parametrize(
+    ("racks", "slow", "part"),
+    [(2, 1, 1 / 8), (2, 2, 1 / 16), (3, 0, 1 / 8), (3, 5, 1 / 16), (4, 1, 1 / 8), (4, 6, 1 / 16)],
+)
+def test_slow_nic_in_a_rack(racks, slow, part):
+    """Some ways to let it sit out would not mix; the others are still considered."""
+    bandwidth = [B] * (2 * racks)
+    bandwidth[slow] *= part
+    topology = Topology((tuple(range(racks)), tuple(range(racks, 2 * racks))), tuple(bandwidth), (B / 2, B / 2))
+    made = plan(topology, NBYTES)
+    assert made.gain > 2
+    assert made.contraction < 1 - 1e-9
+    assert made.disagreement <= planner.MAX_DISAGREEMENT
+    assert any("slow NICs join" in one.label for one in made.considered)
+    assert all(one.schedule.contraction() < 1 - 1e-9 for one in made.considered)
+
+
 def test_racks_with_a_wide_uplink_are_one_flat_network():
     wide = plan(Topology.uniform(2, 8, B, 8 * B, 0.0), NBYTES)
     flat = plan(Topology.uniform(1, 16, B, latency=0.0), NBYTES)

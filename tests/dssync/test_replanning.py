@@ -22,7 +22,7 @@ FLAT = Topology.uniform(1, WORLD, B, latency=0.0)
 SLOW = Topology(((0, 1, 2, 3),), (B, B, B, B / 4), (math.inf,), 0.0, 0.0)
 
 
-def watch(rank: int, factors: list[float], steps: int, topology: dict) -> dict:
+def watch(rank: int, factors: list[float], steps: int, topology: dict, **options) -> dict:
     """Steps whose time grows by this rank's factor after a third of them; returns what the replanner did when."""
     measured, changes = [], []
 
@@ -31,7 +31,7 @@ def watch(rank: int, factors: list[float], steps: int, topology: dict) -> dict:
         return Topology.from_json(topology)
 
     current = make_schedule("grid", WORLD, 2)
-    replanner = Replanner(current, NBYTES, measure=measure, window=16)
+    replanner = Replanner(current, NBYTES, measure=measure, window=16, **options)
     draw = random.Random(rank)
     for step in range(steps):
         drifted = factors[rank] if step >= steps // 3 else 1.0
@@ -63,6 +63,18 @@ def test_half_of_the_ranks_do_not_decide_and_noise_does_not(tmp_path):
     for factors in ([3.0, 3.0, 1.0, 1.0], [1.0] * WORLD):
         results = run(WORLD, watch, factors, 600, SLOW.to_json(), tmp_path=tmp_path)
         assert all(result["measured"] == result["changes"] == [] for result in results)
+
+
+def watch_in_vain(rank: int) -> dict:
+    return watch(rank, [3.0] * WORLD, 600, SLOW.to_json(), max_disagreement=1e-9)
+
+
+def test_all_stay_where_no_schedule_can_be_planned(tmp_path):
+    """The first rank alone plans, and must not leave the others waiting for what it found."""
+    for result in run(WORLD, watch_in_vain, tmp_path=tmp_path):
+        assert result["changes"] == []
+        assert len(result["measured"]) == 1
+        assert result["schedule"] == make_schedule("grid", WORLD, 2).digest()
 
 
 def clocked(rank: int) -> list:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specfast.dssync.partitions import GroupMeans, components, contraction
-from specfast.dssync.schedule import KINDS, Schedule, ScheduleError, check, make_schedule, with_absent
+from specfast.dssync.schedule import KINDS, Schedule, ScheduleError, check, for_some, make_schedule, with_absent
 from specfast.dssync.topology import Topology
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=60)
@@ -84,21 +84,22 @@ def test_large_worlds(world, group_size, kind, seed):
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=2, max_size=6),
     group_size=st.integers(2, 8),
-    every=st.integers(1, 6),
+    every=st.integers(1, 6) | st.none(),
     kind=st.sampled_from(["racks", "emissary"]),
 )
 def test_racks_of_any_sizes(sizes, group_size, every, kind):
-    """Nothing is accepted that does not mix, and what is refused says that it would not."""
+    """Nothing is accepted that does not mix, and nothing refused but columns that are all there is."""
     topology = racks_of(*sizes)
     world = topology.world
     try:
         schedule = make_schedule(kind, world, min(group_size, world), topology=topology, every=every)
     except ScheduleError as error:
         assert "never mixes" in str(error)  # noqa: PT017 - the other cases pass
+        assert (kind, every) == ("racks", 1)
         return
     assert_sound(schedule)
     for number, partition in enumerate(schedule.rounds):
-        if number % every != every - 1:
+        if every is not None and number % every != every - 1:
             assert all(len({topology.rack_of[rank] for rank in group}) == 1 for group in partition)
 
 
@@ -299,6 +300,16 @@ def test_emissaries_cross_in_each_fourth_round_only():
         assert number % 4 == 3 or schedule.partition(number) == topology.racks
 
 
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 3), (4, 1, 1), (1, 1), (1, 5, 2, 1)])
+def test_emissaries_of_the_larger_racks_take_turns_where_another_has_one_member(sizes):
+    topology = racks_of(*sizes)
+    schedule = make_schedule("emissary", topology.world, 2, topology=topology)
+    assert_sound(schedule)
+    crossing = {rank for group in schedule.groups() for rank in group if len({topology.rack_of[r] for r in group}) > 1}
+    for rack in topology.racks:
+        assert len(crossing & set(rack)) == min(2, len(rack))
+
+
 def test_emissaries_of_many_racks_meet_all_other_racks():
     topology = racks_of(4, 4, 4, 4)
     schedule = make_schedule("emissary", 16, 4, topology=topology)
@@ -351,6 +362,69 @@ def test_wrong_slow_workers():
         assert str(caught.value) == message
 
 
+# ---- those who are left
+
+
+def test_a_schedule_for_some_of_the_ranks_is_made_in_the_same_way():
+    racks = racks_of(4, 4)
+    options = {"every": 4, "emissaries": 2, "rotation": 2}
+    schedule = with_absent(make_schedule("emissary", 8, 4, topology=racks, **options), {6: 2})
+    left = for_some(schedule, [7, 6, 5, 4, 2, 1, 0])
+    expected = with_absent(make_schedule("emissary", 7, 4, topology=racks_of(3, 4), **options), {5: 2})
+    assert left == expected
+    assert left.notes == expected.notes
+    again = for_some(left, [0, 3, 4, 5])  # and one of those left is lost, and so on
+    options["emissaries"] = 1
+    expected = make_schedule("emissary", 4, 4, topology=racks_of(1, 3), **options)
+    assert again == with_absent(expected, {3: 2})
+    assert for_some(again, [1, 2]) == make_schedule("grid", 2, 2)  # there are no two racks any more
+    assert for_some(schedule, range(8)) is schedule
+    assert for_some(schedule, [6]).rounds == (((0,),),)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("grid", {}), ("ragged", {}), ("random", {"seed": 4, "rounds": 7}), ("static", {})]
+)
+def test_a_schedule_for_some_of_the_ranks_without_racks(kind, options):
+    static = {"allow_static": kind == "static"}
+    schedule = make_schedule(kind, 12, 3, **options, **static)
+    assert for_some(schedule, range(1, 12)) == make_schedule(kind, 11, 3, **options, **static)
+    assert for_some(schedule, [3, 8]).groups() == ((0, 1),)
+
+
+def test_rounds_that_were_given_become_a_grid_for_some_of_the_ranks():
+    given = Schedule(6, [[[0, 1, 2], [3, 4, 5]], [[0, 3], [1, 4], [2, 5]]], "mine")
+    assert for_some(given, range(5)) == make_schedule("grid", 5, 3)
+
+
+@quick
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    kind=st.sampled_from(["racks", "emissary", "grid", "random"]),
+    every=st.integers(2, 4) | st.none(),
+    rotation=st.integers(1, 4) | st.none(),
+    slow=st.dictionaries(st.integers(0, 19), st.integers(1, 5), max_size=2),
+    rest=st.integers(0, 2),
+    draw=st.randoms(use_true_random=False),
+)
+def test_whoever_is_left_mixes(sizes, kind, every, rotation, slow, rest, draw):
+    topology = racks_of(*sizes)
+    world = topology.world
+    options = {"every": every} if kind in ("racks", "emissary") else {}
+    options |= {"rotation": rotation} if kind == "emissary" else {}
+    try:
+        schedule = make_schedule(kind, world, min(3, world), topology=topology, **options)
+        schedule = with_absent(schedule, {rank: joins for rank, joins in slow.items() if rank < world}, rest=rest)
+    except ScheduleError:
+        return
+    schedule = Schedule.from_json(json.loads(json.dumps(schedule.to_json())))
+    for _ in range(4):
+        left = draw.sample(range(world), draw.randint(1, world))
+        made = for_some(schedule, left)
+        assert made.world == len(left)
+        assert_sound(made)
+
+
 # ---- the object
 
 
@@ -385,6 +459,7 @@ def test_json_round_trip():
     assert again == schedule
     assert again.notes == schedule.notes
     assert again.digest() == schedule.digest()
+    assert again.origin == schedule.origin
     with pytest.raises(ScheduleError, match="got no rounds"):
         Schedule.from_json({"kind": "grid", "world": 2})
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from specfast.dssync import symmetric
 from specfast.dssync.exchange import staging_for
 from specfast.dssync.symmetric import CAPACITY, AbsentRankError, SymmetricExchange, SymmetricMean, form_of
+from specfast.ops.symmetric import symmetric_layout
 from tests.dssync.processes import run
 
 COUNTS = [1, 17, 4096, 100_003, 700_001]
@@ -104,6 +107,52 @@ def test_errors_name_the_argument():
         SymmetricMean(None, "cpu", capacity=0)
     with pytest.raises(ValueError, match="SymmetricMean: timeout must be positive; got -1"):
         SymmetricMean(None, "cpu", timeout=-1)
+
+
+class _Alone(SymmetricMean):
+    """One rank of a group whose others are not here."""
+
+    def _any_reason(self, reason: str, node: str = "") -> str:
+        return ""
+
+    def _make_memory(self) -> str:
+        size, self._half, programs = symmetric_layout(self.world, self.capacity)
+        self.memories = [torch.zeros(size, dtype=torch.uint8) for _ in range(self.world)]
+        self._memory = self.memories[self.rank]
+        self._buffers = torch.tensor([memory.data_ptr() for memory in self.memories])
+        self._state = torch.zeros(2, programs, dtype=torch.int32)
+        return ""
+
+
+def _group(rank: int, world: int) -> SimpleNamespace:
+    return SimpleNamespace(rank=lambda: rank, size=lambda: world)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter stands in for GPUs where there is none")
+@pytest.mark.parametrize(("form", "raised"), [("one_shot", 2), ("two_shot", 1), ("two_shot", 2)])
+def test_only_ranks_that_did_not_come_are_named(form, raised, monkeypatch):
+    """Ranks 0 and 3 came to the meeting that rank 1 waits in: in a two-shot the first, or the second, of two."""
+    from specfast.kernels import configs
+    from specfast.kernels.triton import symmetric_all_reduce as kernels
+
+    monkeypatch.setattr(kernels, "BLOCKS", 2)
+    mean = _Alone(_group(1, 4), "cpu", capacity=1024, timeout=3e-6)
+    flags = mean._memory[: 4 * 2 * 4].view(torch.int32).view(2, 4)
+    flags[:, 0] = flags[:, 3] = raised
+    flags[:, 2] = raised - 1
+    values = torch.arange(200.0)
+    with configs.override("symmetric_mean", BLOCK=1024):
+        mean.mean_(values, form=form)
+    assert torch.equal(values, torch.arange(200.0))
+    with pytest.raises(AbsentRankError, match=r"ranks \[2\] of the group did not come to a mean"):
+        mean.check()
+
+
+def test_the_current_gpu_is_named_as_tensors_name_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(symmetric, "_reason", lambda device, world: "")
+    assert _Alone(_group(0, 2), "cuda").device == torch.device("cuda", 3)
+    assert _Alone(_group(0, 2), "cuda:1").device == torch.device("cuda", 1)
 
 
 def _on_one_gpu(rank: int, world: int) -> None:

@@ -168,10 +168,11 @@ def test_a_finished_run_is_loaded(several, tmp_path):
 
 
 def _is_ddp_in_the_warm_up(rank: int, options: dict) -> None:
-    ddp, _ = _pretrain(rank, {**options, "out": options["out"] + "/ddp"})
-    local, _ = _pretrain(rank, {**options, **WAYS["postlocal"], "warmup": 1.0, "out": options["out"] + "/local"})
-    ddp, _ = _pretrain(rank, {**options, "warmup": 1.0, "out": options["out"] + "/same"})
+    options = {**options, "warmup": 1.0}
+    local, parameters = _pretrain(rank, {**WAYS["postlocal"], **options, "out": options["out"] + "/local"})
+    ddp, expected = _pretrain(rank, {**options, "out": options["out"] + "/ddp"})
     assert [row["loss"] for row in local] == [row["loss"] for row in ddp]
+    assert all(torch.equal(parameters[name], value) for name, value in expected.items())
 
 
 def test_post_local_sgd_is_ddp_in_the_warm_up(several, tmp_path):

@@ -6,15 +6,21 @@
     accelerator.backward(loss)
     optimizer.step()
 
-``accelerator.save_state`` and ``save_model`` write the main process's model: call ``sync.consensus_()`` before.
+``accelerator.save_state`` and ``save_model`` write the main process's model and optimizer: call ``sync.consensus_()``
+before. After ``load_state`` all go on from that mean, with the main process's moments.
+
+DS-Sync lays parameters side by side in one buffer. Accelerate, as it writes safetensors, keeps one tensor of those that
+share a buffer and drops the others, so the model's ``state_dict()`` gives copies: for as long as it is written, memory
+on the device for another model.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from specfast.dssync.communicator import DSSync
@@ -53,5 +59,34 @@ def prepare(
             f"accelerator: expected one that uses DDP; got {accelerator.distributed_type}. With FSDP2 use "
             "specfast.dssync.integrations.fsdp.ShardSync"
         )
-    sync = DSSync(accelerator.unwrap_model(model), optimizer, **options)
+    bare = accelerator.unwrap_model(model)
+    sync = DSSync(bare, optimizer, **options)
+    bare.register_state_dict_post_hook(CopySlices(bare))
     return model, accelerator.prepare_optimizer(DSSyncOptimizer(optimizer, sync)), sync
+
+
+class CopySlices:
+    """A hook by which a model's ``state_dict()`` gives tensors with memory of their own, not slices of a larger one.
+
+    Tied parameters stay tied: their copy is one as well. What is asked for with ``keep_vars`` stays as it is. A copy of
+    the model (for an average that is updated in place by way of ``state_dict()``) has this hook as well, but idle.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model: weakref.ref | None = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None}
+
+    def __call__(self, module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+        if self._model is None or module is not self._model():
+            return
+        copies: dict[tuple, Tensor] = {}
+        for name, value in state.items():
+            if not (name.startswith(prefix) and isinstance(value, Tensor)) or isinstance(value, nn.Parameter):
+                continue
+            if value.layout == torch.strided and value.untyped_storage().nbytes() > value.nbytes:
+                memory = (value.data_ptr(), value.dtype, value.shape, value.stride())
+                if memory not in copies:
+                    copies[memory] = value.clone()
+                state[name] = copies[memory]

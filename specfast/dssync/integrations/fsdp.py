@@ -15,8 +15,8 @@ then keeps the reduced gradients to itself, ``parameter.grad`` stays None and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -26,21 +26,23 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
 
 from specfast.dssync.communicator import DSSync
+from specfast.dssync.schedule import Schedule
 
 
 class ShardSync:
-    """A :class:`~specfast.dssync.DSSync` for a model that ``fully_shard`` has sharded, with the same methods.
+    """A :class:`~specfast.dssync.DSSync` for a model that ``fully_shard`` has sharded.
 
-    FSDP2 owns the memory of its shards, so they are not moved into flat buffers: they are copied there and back each
-    round (one pass over this worker's shards, which are 1/S of the parameters for S workers a sharding group). Memory
-    beyond DSSync's own is one copy of the shards.
+    It has DSSync's methods but ``admit_``: a worker that is lost takes its shards along, so there is no going on
+    without it. FSDP2 owns the memory of its shards, so they are not moved into flat buffers: they are copied there and
+    back each round (one pass over this worker's shards, which are 1/S of the parameters for S workers a sharding
+    group). Memory beyond DSSync's own is one copy of the shards. With ``overlap``, a step with a closure hides nothing.
 
     Args:
         model: sharded over a mesh of one dimension; parameters left out of sharding and float buffers are averaged too.
         optimizer: over the model's parameters.
         mesh: the replicating dimension, a mesh of one dimension; or give ``process_group``: the workers that hold the
             same shards as this one.
-        options: of DSSync. Momentum cannot be averaged: it belongs to the sharded parameters.
+        options: of DSSync, but not ``momentum`` (it belongs to the sharded parameters), ``elastic`` and ``rejoin``.
 
     Raises:
         ValueError: nothing is sharded, or over the replicas as well; both or neither of mesh and process_group; an
@@ -58,8 +60,9 @@ class ShardSync:
     ):
         if (mesh is None) == (process_group is None):
             raise ValueError("mesh: expected either mesh or process_group, of the workers that hold the same shards")
-        if options.get("momentum"):
-            raise ValueError("momentum: not with sharded parameters; got momentum=True")
+        for name in ("momentum", "elastic", "rejoin"):
+            if options.get(name):
+                raise ValueError(f"{name}: not with sharded parameters; got {name}=True")
         if mesh is not None:
             if mesh.ndim != 1:
                 raise ValueError(f'mesh: expected one dimension, as mesh["replicate"]; got {mesh}')
@@ -75,9 +78,17 @@ class ShardSync:
         """Do the local step, then average the shards in the current group."""
         if self._overlap:  # a correction is due before the local step
             self._store()
+            if closure is not None:  # which computes on the shards, not on the copies that are corrected
+                self._sync._settle()
+                self._load()
         loss = self._sync.step(closure)
         self._load()
         return loss
+
+    def average_(self) -> None:
+        """Do a round without an optimizer step: see :meth:`DSSync.average_ <specfast.dssync.DSSync.average_>`."""
+        with self._stored():
+            self._sync.average_()
 
     def no_sync(self) -> AbstractContextManager:
         """See :meth:`DSSync.no_sync <specfast.dssync.DSSync.no_sync>`."""
@@ -85,9 +96,18 @@ class ShardSync:
 
     def consensus_(self) -> None:
         """Replace the parameters by their mean over all replicas."""
-        self._store()
-        self._sync.consensus_()
-        self._load()
+        with self._stored():
+            self._sync.consensus_()
+
+    def trajectory_(self) -> None:
+        """Replace the parameters by the mean over all replicas of their running means."""
+        with self._stored():
+            self._sync.trajectory_()
+
+    def reschedule(self, schedule: Schedule) -> None:
+        """See :meth:`DSSync.reschedule <specfast.dssync.DSSync.reschedule>`."""
+        with self._stored():
+            self._sync.reschedule(schedule)
 
     def consensus_distance(self) -> float:
         """Return DSSync's measure of disagreement, of the shards that this worker holds."""
@@ -100,9 +120,8 @@ class ShardSync:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from :meth:`state_dict`; load the model and the optimizer first."""
-        self._store()
-        self._sync.load_state_dict(state)
-        self._load()
+        with self._stored():
+            self._sync.load_state_dict(state)
 
     def close(self) -> None:
         """Give the communicators back."""
@@ -112,14 +131,23 @@ class ShardSync:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        if kind is None:
-            self.consensus_()
-        self.close()
+        try:
+            if kind is None:
+                self.consensus_()
+        finally:
+            self.close()
 
     def __getattr__(self, name: str) -> Any:
         if name in ("schedule", "round", "rank", "world", "group", "extra_bytes"):
             return getattr(self._sync, name)
         raise AttributeError(f"'ShardSync' object has no attribute {name!r}")
+
+    @contextmanager
+    def _stored(self) -> Iterator[None]:
+        """Within it the copies are what the shards were, and what becomes of them becomes of the shards."""
+        self._store()
+        yield
+        self._load()
 
     @torch.no_grad()
     def _store(self) -> None:

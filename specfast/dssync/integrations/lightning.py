@@ -36,6 +36,9 @@ class DSSyncCallback(pl.Callback):
     Raises:
         TypeError: at the start of a fit, if the Trainer has several processes that DDP does not connect, or the module
             more than one optimizer.
+        ValueError: at the start of a fit, if the Trainer is to clip gradients that a GradScaler has scaled
+            (``precision="16-mixed"``). A worker whose gradients overflow must not leave out its round, so they are
+            unscaled within the step, and Lightning clips before it. ``"bf16-mixed"`` needs no scaler.
     """
 
     def __init__(self, **options):
@@ -50,9 +53,15 @@ class DSSyncCallback(pl.Callback):
             raise TypeError(f'strategy: expected "ddp"; got {type(strategy).__name__}')
         if len(strategy.optimizers) != 1:
             raise TypeError(f"configure_optimizers: expected one optimizer; got {len(strategy.optimizers)}")
+        scaled = getattr(strategy.precision_plugin, "scaler", None) is not None
+        if scaled and trainer.gradient_clip_val:
+            raise ValueError(
+                f"gradient_clip_val: not with a GradScaler (precision {trainer.precision}), whose gradients are "
+                f'unscaled within the step; got {trainer.gradient_clip_val}. Take precision="bf16-mixed"'
+            )
         (optimizer,) = strategy.optimizers
         self.sync = DSSync(pl_module, optimizer, **self.options)
-        strategy.optimizers = [DSSyncOptimizer(optimizer, self.sync)]
+        strategy.optimizers = [DSSyncOptimizer(optimizer, self.sync, scaled=scaled)]
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._consensus()

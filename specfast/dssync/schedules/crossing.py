@@ -103,7 +103,7 @@ def emissary(
         every: cross in each ``every``-th round only.
         rotation: how many different sets of emissaries a rack has; None: two, or the next number that lets every set
             meet every other rack. More sets mix no better and cost communicators. Where all of a rack are emissaries in
-            turn without averaging at home in between, the partners shift as well.
+            turn without averaging at home in between, the partners shift as well. Racks with fewer sets begin anew.
 
     Raises:
         ScheduleError: more emissaries than a rack has members.
@@ -120,7 +120,8 @@ def emissary(
             for sets in range(2, smallest // emissaries + 1)
             if math.gcd(sets, len(meetings)) == 1 and sets * emissaries <= smallest
         )
-        rotation = next(fitting, max(1, min(2, smallest)))
+        # the largest rack, since the others of a rack never meet one that is away in every round
+        rotation = next(fitting, min(2, max(map(len, racks))))
         shifting = 2 * emissaries >= smallest and smallest > 1
     else:
         shifting = False
