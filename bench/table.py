@@ -18,22 +18,24 @@ from bench.summary import AXES, HEADLINE, LABELS, LOWER_BOUND, devices, dtypes, 
 from specfast.files import write_atomic
 
 WITHIN_NOISE = 1.03  # a forced backend that is the default one, too, is as fast but for noise
-BEGIN, END = "<!-- begin: made by python -m bench.table -->", "<!-- end -->"
+BEGIN, END = "<!-- begin: made by python -m {} -->", "<!-- end -->"
 
 
 def documents(root: Path = ROOT, results: Path = FOLDER) -> dict[Path, str]:
     """Path and new content of every file with markers."""
     by_device = devices(results)
     made = {root / "README.md": headline(by_device), root / "docs" / "performance.md": details(by_device)}
-    return {path: replaced(path.read_text(encoding="utf-8"), text, path.name) for path, text in made.items()}
+    return {path: replaced(path, text, "bench.table") for path, text in made.items()}
 
 
-def replaced(document: str, text: str, name: str) -> str:
-    """The document with ``text`` between its markers."""
-    pattern = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), re.DOTALL)
+def replaced(path: Path, text: str, maker: str) -> str:
+    """The document with ``text`` between the markers that name the module that makes it."""
+    begin = BEGIN.format(maker)
+    pattern = re.compile(re.escape(begin) + r".*?" + re.escape(END), re.DOTALL)
+    document = path.read_text(encoding="utf-8")
     if len(pattern.findall(document)) != 1:
-        raise ValueError(f"{name}: expected {BEGIN!r} once, and {END!r} after it")
-    return pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", document)
+        raise ValueError(f"{path.name}: expected {begin!r} once, and {END!r} after it")
+    return pattern.sub(lambda _: f"{begin}\n{text}\n{END}", document)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

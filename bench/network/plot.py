@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.machine import ROOT
 from bench.network.clusters import CLUSTERS
 from bench.network.providers import PROVIDERS
-from bench.network.report import TITLES, clusters, read, shapes, times
+from bench.network.report import TITLES, clusters, read, shapes, tasks, times
 from bench.results import FOLDER
 from specfast.files import write_atomic
 from specfast.report.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILLION, new_figure, styled, to_png
@@ -37,7 +37,7 @@ def draw(rows: list[dict]) -> dict[str, bytes]:
     found = {}
     for shape in shapes(rows, "exchange"):
         found[f"network-exchange-{shape.lower()}"] = to_png(exchange(rows, shape), dpi=120)
-    for task in dict.fromkeys(shape.split("-")[1] for shape in shapes(rows, "training")):
+    for task in tasks(rows):
         for cluster in CLUSTERS:
             if curves := _curves(rows, cluster, task):
                 found[f"network-training-{task}-{cluster}"] = to_png(training(curves, task, cluster), dpi=120)

@@ -1,4 +1,7 @@
-"""python -m bench.network.report: tables of bench/results/network-*.json in Markdown, and what was asked of them."""
+"""python -m bench.network.report: tables of bench/results/network-*.json in Markdown, and what was asked of them.
+
+With --write they go into docs/dssync.md, between its markers and nowhere else; a test holds that the file equals it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.machine import ROOT
 from bench.network.clusters import CLUSTERS
 from bench.network.providers import PROVIDERS
 from bench.results import FOLDER, read_rows
-from bench.table import table
+from bench.table import replaced, table
+from specfast.files import write_atomic
 
 TITLES = {
     "unshaped": "not limited",
@@ -23,6 +28,7 @@ TITLES = {
     "slow-nic": "one link at 1/4",
     "delay": "2 ms each way",
 }
+DOCUMENT = ROOT / "docs" / "dssync.md"
 TARGET_ROOM = 1.02  # the target is DDP's mean final loss times this
 
 
@@ -41,7 +47,7 @@ class Bar:
 
     def __str__(self) -> str:
         relation = "at most" if self.at_most else "at least"
-        return f"{'met   ' if self.met else 'MISSED'} {self.name}: {self.value:.3g}, {relation} {self.wanted:.3g}"
+        return f"{'met' if self.met else 'MISSED'}: {self.name}: {self.value:.3g}, {relation} {self.wanted:.3g}"
 
 
 def read(folder: Path = FOLDER) -> list[dict]:
@@ -61,6 +67,10 @@ def times(rows: list[dict], kernel: str, cluster: str, shape: str) -> dict[str, 
 
 def shapes(rows: list[dict], kernel: str) -> list[str]:
     return list(dict.fromkeys(row["shape"] for row in rows if row["kernel"] == kernel))
+
+
+def tasks(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(shape.split("-")[1] for shape in shapes(rows, "training")))
 
 
 def clusters(rows: list[dict], kernel: str, shape: str) -> list[str]:
@@ -195,7 +205,7 @@ def bars(rows: list[dict]) -> list[Bar]:
         if "ddp" in there and "dssync-grid" in there:
             value = there["dssync-grid"]["p50_ms"] / there["ddp"]["p50_ms"]
             found.append(Bar(f"fast network, {shape}: time over DDP's", value, 1.05, at_most=True))
-    for task in dict.fromkeys(shape.split("-")[1] for shape in shapes(rows, "training")):
+    for task in tasks(rows):
         for cluster in CLUSTERS:
             results = trainings(rows, cluster, task)
             if not results or not results["ddp"].spread:
@@ -211,21 +221,54 @@ def bars(rows: list[dict]) -> list[Bar]:
     return found
 
 
+def sections(rows: list[dict]) -> list[str]:
+    """Everything there is to say of the rows, as Markdown."""
+    found = [text for shape in shapes(rows, "exchange") for text in _exchange_section(rows, shape)]
+    found += [timing_table(rows, "step", shape) for shape in shapes(rows, "step")]
+    for task in tasks(rows):
+        for cluster in CLUSTERS:
+            if results := trainings(rows, cluster, task):
+                seeds = len(results["ddp"].losses)
+                found.append(f"![Loss of {task}](images/dssync/network-training-{task}-{cluster}.png)")
+                found.append(training_table(results, f"{task}, {TITLES[cluster]}, {seeds} seeds"))
+    return found
+
+
+def _exchange_section(rows: list[dict], shape: str) -> list[str]:
+    picture = f"![Exchange of a step, {shape}](images/dssync/network-exchange-{shape.lower()}.png)"
+    return [picture, timing_table(rows, "exchange", shape), bytes_table(rows, shape)]
+
+
+def provenance(rows: list[dict]) -> str:
+    """What the numbers were made with."""
+    row = rows[0]
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    return (
+        f"{row['device']}, {row['cores']} cores for all workers, one thread a worker, Linux {row['kernel_version']}, "
+        f"torch {row['torch']}, Gloo, specfast at commit {commits}."
+    )
+
+
+def document(results: Path = FOLDER) -> str:
+    """What docs/dssync.md should be."""
+    rows = read(results)
+    parts = ["Nothing has been measured yet: `python -m bench.network`."]
+    if rows:
+        asked = "\n".join(f"- {bar}" for bar in bars(rows))
+        parts = [provenance(rows), *sections(rows), f"What was asked of it:\n\n{asked}"]
+    return replaced(DOCUMENT, "\n\n".join(parts), "bench.network.report")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.network.report", description=__doc__)
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
-    rows = read(parser.parse_args(argv).results)
-    for shape in shapes(rows, "exchange"):
-        print(timing_table(rows, "exchange", shape), end="\n\n")
-        print(bytes_table(rows, shape), end="\n\n")
-    for shape in shapes(rows, "step"):
-        print(timing_table(rows, "step", shape), end="\n\n")
-    for task in dict.fromkeys(shape.split("-")[1] for shape in shapes(rows, "training")):
-        for cluster in CLUSTERS:
-            if found := trainings(rows, cluster, task):
-                seeds = len(found["ddp"].losses)
-                print(training_table(found, f"{task}, {TITLES[cluster]}, {seeds} seeds"), end="\n\n")
-    print("\n".join(map(str, bars(rows))))
+    parser.add_argument("--write", action="store_true", help="into docs/dssync.md")
+    args = parser.parse_args(argv)
+    if args.write:
+        print(f"wrote {write_atomic(DOCUMENT, document(args.results).encode())}")
+        return 0
+    rows = read(args.results)
+    print("\n\n".join([*sections(rows), "\n".join(map(str, bars(rows)))]))
     return 0
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from bench import compare, plot, summary, table
+from bench.network.report import DOCUMENT, document
 from bench.results import ResultFile, read_rows, write_rows
 from tests.bench.rows import record, row
 
@@ -14,6 +15,7 @@ from tests.bench.rows import record, row
 def test_committed_documents_are_what_the_script_makes():
     for path, text in table.documents().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m bench.table"
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "dssync.md: run python -m bench.network.report --write"
 
 
 def test_headline_holds_times_ratios_and_memory():
@@ -39,11 +41,12 @@ def test_details_name_what_is_slower_and_what_failed():
     assert "commit abc1234" in text
 
 
-def test_text_goes_between_the_markers_only():
-    document = f"before\n{table.BEGIN}\nold\n{table.END}\nafter"
-    assert table.replaced(document, "new", "x.md") == f"before\n{table.BEGIN}\nnew\n{table.END}\nafter"
-    with pytest.raises(ValueError, match=r"x\.md: expected"):
-        table.replaced("no markers", "new", "x.md")
+def test_text_goes_between_the_markers_only(tmp_path):
+    path, begin = tmp_path / "x.md", table.BEGIN.format("bench.table")
+    path.write_text(f"before\n{begin}\nold\n{table.END}\nafter")
+    assert table.replaced(path, "new", "bench.table") == f"before\n{begin}\nnew\n{table.END}\nafter"
+    with pytest.raises(ValueError, match=r"x\.md: expected .*bench\.other"):
+        table.replaced(path, "new", "bench.other")
 
 
 def test_slopes_of_each_axis():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from bench.network import plot, report
 from bench.network.__main__ import _checked, line
+from bench.network.timing import relative_error
 from bench.results import ResultFile, write_rows
 
 
@@ -81,6 +83,14 @@ def test_a_wrong_exchange_has_no_time():
     assert "relative error 0.001" in line(_checked(wrong))
     assert _checked(row("ddp-bf16", 5.0, relative_error=1e-3))["p50_ms"] == 5.0
     assert report.times([_checked(wrong)], "exchange", "racks-4to1", "N4-4MB") == {}
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_an_exchange_that_makes_no_number_is_wrong(wrong):
+    expected = torch.tensor([2.0, 4.0])
+    assert relative_error(torch.tensor([2.0, 4.4]), expected) == pytest.approx(0.1)
+    error = relative_error(torch.tensor([2.0, wrong]), expected)
+    assert "p50_ms" not in _checked(row("ddp", 5.0, relative_error=error))
 
 
 def test_files_are_read_and_drawn(tmp_path):
