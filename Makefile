@@ -1,12 +1,14 @@
-# make demo | test | test-all | bench | gpu | lint | clean, on a machine with Python 3.11 or newer, make and a C++ compiler.
+# make demo | test | test-all | fuzz | bench | docs | gpu | lint | clean, on a machine with Python 3.11 or newer, make and a C++ compiler.
 #   PYTHON=python3.12   the interpreter of the virtual environment    VENV=.venv   where it lies
 #   ARGS="tests/ops -x" more arguments for pytest, demo or bench      JOBS=2       test processes
+#   FUZZ_SECONDS=60    of each fuzz target
 # Without the CPU build of torch at hand: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 ARGS ?=
+FUZZ_SECONDS ?= 60
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
@@ -14,7 +16,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 # One thread a process: the tests are many small ones, and JOBS processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:benchmark --numprocesses $(JOBS) --dist loadgroup
 
-.PHONY: help demo test test-all bench gpu lint clean
+.PHONY: help demo test test-all fuzz bench docs gpu lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,8 +32,19 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	$(PYTEST) $(ARGS)
 
+# libFuzzer through atheris: stops at the first failure, whose input it writes to runs/fuzz.
+fuzz: $(VENV)/.fuzzers
+	mkdir -p runs/fuzz
+	for target in tests/fuzz/*.py; do \
+		$(BIN)/python $$target -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -artifact_prefix=runs/fuzz/ || exit 1; \
+	done
+
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench $(ARGS)
+
+# Writes site/index.html; a link that leads nowhere or a docstring that cannot be read is an error.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 # Meant to take under ten minutes: what needs a GPU, what runs on either, and in any case the benchmarks, into
 # bench/results/<device>.json. Compiling for other GPUs needs none and is left to `make test`.
@@ -61,6 +74,10 @@ $(VENV)/.linters: $(VENV)/.installed
 	$(PIP) ruff clang-format
 	@touch $@
 
+$(VENV)/.fuzzers: $(VENV)/.installed
+	$(PIP) atheris
+	@touch $@
+
 clean:
-	rm -rf build dist *.egg-info specfast/_C*.so .pytest_cache .ruff_cache $(VENV)/.installed
+	rm -rf build dist site *.egg-info specfast/_C*.so .pytest_cache .ruff_cache $(VENV)/.installed
 	find specfast kernels tests -type d -name __pycache__ -prune -exec rm -rf {} +

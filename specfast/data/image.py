@@ -177,6 +177,8 @@ class SpectralImage:
         index = self._checked_bands(bands)
         try:
             stored = self._cube.read(slice(row, row + height), slice(column, column + width), index)
+        except DataError:
+            raise
         except (OSError, ValueError) as error:
             raise DataError(f"{self._where}: cannot be read ({error}); was the file cut off or replaced?") from error
         return self._physical(stored, index)

@@ -7,7 +7,6 @@ others writes one beside it, before it: the main file says that all are complete
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import warnings
 import zipfile
@@ -160,12 +159,14 @@ def _read(path: Path, file_format: str, file_version: int) -> dict[str, Any]:
             if (broken := archive.testzip()) is not None:
                 raise DamagedCheckpointError(f"{path}: damaged; the checksum of {broken} does not match")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # both readers raise many types on damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedCheckpointError(f"{path}: damaged or incomplete: {reason}") from error
     if not isinstance(content, dict) or content.pop("format", None) != file_format:
         raise CheckpointError(f"{path}: no checkpoint of specfast pretrain")
-    if (version := content.pop("version")) != file_version:
+    if (version := content.pop("version", None)) != file_version:
         raise CheckpointError(f"{path}: is of version {version}; this specfast reads version {file_version}")
     return content
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,9 @@ import numpy as np
 
 from specfast.data.cubes import cube_shape, read_array
 from specfast.errors import DataError
+
+# what h5py raises of damaged files, depending on where the damage is
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Hdf5Cube:
         return cube_shape(self.stored_shape, self.axes)
 
     def read(self, rows: slice, columns: slice, bands: np.ndarray) -> np.ndarray:
-        with h5py_module().File(self.path, "r") as file:
+        with open_hdf5(Path(self.path)) as file:
             return read_array(file[self.variable], self.axes, rows, columns, bands)
 
 
@@ -39,12 +44,18 @@ def h5py_module():
     return h5py
 
 
-def open_hdf5(path: Path):
-    """Return the open file; a damaged one is a DataError."""
+@contextlib.contextmanager
+def open_hdf5(path: Path) -> Iterator:
+    """Yield the open file; damage, found at once or while it is read, is a DataError."""
+    h5py = h5py_module()
     try:
-        return h5py_module().File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read as HDF5 ({error}); was the file cut off?") from error
+        with h5py.File(path, "r") as file:
+            yield file
+    except DataError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: cannot be read as HDF5 ({reason}); was the file cut off?") from error
 
 
 def datasets(file) -> dict[str, object]:
