@@ -14,6 +14,8 @@ _PUBLIC = {
     "SpectralImage": "specfast.data.image",
     "Sensor": "specfast.data.sensors",
     "find_sensor": "specfast.data.sensors",
+    "BandTable": "specfast.data.bands",
+    "band_table": "specfast.data.bands",
     "covered_bands": "specfast.data.resample",
     "prepare": "specfast.data.preparation",
     "SpectralStore": "specfast.data.store",

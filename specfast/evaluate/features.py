@@ -77,18 +77,18 @@ def dense_features(
     height, width = image.shape[-2:] if hasattr(image, "shape") else image.image.shape[-2:]
     side = window or max(p, encoder.config.image_size) // (factor if method == "upsample" else 1)
     side = max(1, side)
-    boxes = list(_windows(height, width, side, overlap))
+    boxes = list(windows(height, width, side, overlap))
     shifts = 1 if method == "upsample" else (p // stride) ** 2
     group = max(1, batch_size // shifts)
     weight = None
-    ramp = _ramp(min(side, height), overlap)[:, None] * _ramp(min(side, width), overlap)
+    profile = ramp(min(side, height), overlap)[:, None] * ramp(min(side, width), overlap)
     was_training = encoder.training
     encoder.eval()
     try:
         with torch.inference_mode(), _bar(len(boxes), progress) as bar:
             for start in range(0, len(boxes), group):
                 part = boxes[start : start + group]
-                samples = [_read(image, box) for box in part]
+                samples = [read_window(image, box) for box in part]
                 present = [number for number, sample in enumerate(samples) if bool(sample.valid.any())]
                 if present:
                     encode = _encode_upsampled if method == "upsample" else _encode_shifted
@@ -100,7 +100,7 @@ def dense_features(
                     for number, features in zip(present, maps, strict=True):
                         row, column, h, w = part[number]
                         rows, columns = slice(row, row + h), slice(column, column + w)
-                        share = ramp * samples[number].valid.numpy()
+                        share = profile * samples[number].valid.numpy()
                         out[rows, columns] += features.permute(1, 2, 0).numpy() * share[..., None]
                         weight[rows, columns] += share
                 bar.update(len(part))
@@ -157,7 +157,7 @@ def _check_options(p, method, levels, factor, stride, overlap, batch_size) -> No
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
 
 
-def _windows(height: int, width: int, side: int, overlap: float) -> Iterator[tuple[int, int, int, int]]:
+def windows(height: int, width: int, side: int, overlap: float) -> Iterator[tuple[int, int, int, int]]:
     """Yield (row, column, height, width) of equally large windows that cover the scene, the last ones at its edge."""
 
     def starts(length):
@@ -171,15 +171,15 @@ def _windows(height: int, width: int, side: int, overlap: float) -> Iterator[tup
             yield row, column, min(side, height), min(side, width)
 
 
-def _ramp(length: int, overlap: float) -> np.ndarray:
+def ramp(length: int, overlap: float) -> np.ndarray:
     """Weights of a window's rows or columns: rising over the overlap from both ends."""
     place = np.arange(length, dtype=np.float32)
     rise = max(1.0, length * overlap)
     return np.minimum(np.minimum(place + 1, length - place), rise) / rise
 
 
-def _read(image, box: tuple[int, int, int, int]) -> SpectralSample:
-    """Cut a window out of a scene; invalid pixels hold 0 and ``valid`` is filled."""
+def read_window(image: SpectralImage | SpectralSample, box: tuple[int, int, int, int]) -> SpectralSample:
+    """Cut a window (row, column, height, width) out of a scene; invalid pixels hold 0 and ``valid`` is filled."""
     if isinstance(image, SpectralSample):
         row, column, height, width = box
         rows, columns = slice(row, row + height), slice(column, column + width)

@@ -12,12 +12,14 @@ SUFFIXES = (".npy", ".mat", ".tif", ".tiff")
 LARGEST_CLASS = 65535
 
 
-def read_labels(path: str | Path, variable: str | None = None) -> np.ndarray:
-    """Read a label map; pixels equal to the file's nodata value are unlabelled (0).
+def read_labels(path: str | Path, variable: str | None = None, *, nodata_as: int = 0) -> np.ndarray:
+    """Read a label map.
 
     Args:
         path: ``.npy``, ``.mat`` (version 7.2 or older, and 7.3 with h5py), or GeoTIFF (with rasterio).
         variable: the map's name in a ``.mat`` file with several two-dimensional arrays.
+        nodata_as: what pixels equal to a GeoTIFF's nodata value become; another number than 0 where 0 is a class, as in
+            maps of changes.
 
     Returns:
         int64 [H, W], 0 is unlabelled.
@@ -33,7 +35,8 @@ def read_labels(path: str | Path, variable: str | None = None) -> np.ndarray:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: unknown kind of label file; expected one of {', '.join(SUFFIXES)}")
-    labels = np.asarray(reader(path, variable) if reader is _read_mat else reader(path))
+    given = {_read_mat: (variable,), _read_tiff: (nodata_as,)}.get(reader, ())
+    labels = np.asarray(reader(path, *given))
     if labels.ndim != 2:
         raise DataError(f"{path}: expected a label map [height, width], got shape {list(labels.shape)}")
     if not (np.issubdtype(labels.dtype, np.integer) or np.issubdtype(labels.dtype, np.floating)):
@@ -90,7 +93,7 @@ def _names(maps: dict) -> str:
     return ", ".join(sorted(maps)) or "none"
 
 
-def _read_tiff(path: Path) -> np.ndarray:
+def _read_tiff(path: Path, nodata_as: int) -> np.ndarray:
     try:
         import rasterio
     except ImportError:
@@ -106,4 +109,4 @@ def _read_tiff(path: Path) -> np.ndarray:
                 labels, nodata = file.read(1), file.nodata
     except rasterio.errors.RasterioError as error:
         raise DataError(f"{path}: not a readable GeoTIFF ({error})") from None
-    return labels if nodata is None else np.where(labels == nodata, 0, labels)
+    return labels if nodata is None else np.where(labels == nodata, np.int64(nodata_as), labels)

@@ -1,4 +1,4 @@
-"""Overall accuracy, average accuracy and Cohen's kappa of a classification, and their spread over seeds."""
+"""Scores of a classification (OA, AA, kappa, mean IoU, mean F1), and their spread over seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-METRICS = ("overall_accuracy", "average_accuracy", "kappa")
+from specfast.evaluate.baselines import require_sklearn
+
+METRICS = ("overall_accuracy", "average_accuracy", "kappa", "mean_iou", "mean_f1")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Scores:
         overall_accuracy: OA, the share of pixels that are right.
         average_accuracy: AA, the mean over the classes present in the labels of the share of theirs that is right.
         kappa: agreement beyond chance (Cohen 1960); 0 where chance alone would agree fully.
+        mean_iou: mIoU, the mean over the classes present in the labels of intersection over union (Jaccard's index).
+        mean_f1: the mean over the same classes of the harmonic mean of precision and recall.
         per_class: class -> share of its pixels that is right.
         confusion: int64 [K, K], rows are labels and columns predictions, in the order of ``classes``.
         classes: the classes that occur in labels or prediction, ascending.
@@ -26,6 +30,8 @@ class Scores:
     overall_accuracy: float
     average_accuracy: float
     kappa: float
+    mean_iou: float
+    mean_f1: float
     per_class: dict[int, float]
     confusion: np.ndarray
     classes: tuple[int, ...]
@@ -36,13 +42,18 @@ def score(labels: np.ndarray, predicted: np.ndarray) -> Scores:
 
     Raises:
         ValueError: shapes differ, or there is no pixel.
+        ImportError: scikit-learn is missing.
     """
+    require_sklearn()
+    from sklearn.metrics import f1_score, jaccard_score
+
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if labels.shape != predicted.shape:
         raise ValueError(f"predicted: expected the shape of labels, {list(labels.shape)}; got {list(predicted.shape)}")
     if labels.size == 0:
         raise ValueError("labels: expected at least one pixel, got none")
-    classes, index = np.unique(np.concatenate([labels.ravel(), predicted.ravel()]), return_inverse=True)
+    labels, predicted = labels.ravel(), predicted.ravel()
+    classes, index = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
     rows, columns = index[: labels.size], index[labels.size :]
     confusion = np.bincount(rows * len(classes) + columns, minlength=len(classes) ** 2)
     confusion = confusion.reshape(len(classes), len(classes))
@@ -52,10 +63,13 @@ def score(labels: np.ndarray, predicted: np.ndarray) -> Scores:
     overall = float(right.sum() / total)
     chance = float((per_label / total) @ (per_prediction / total))
     recall = right[present] / per_label[present]
+    over_present = {"labels": classes[present], "average": "macro", "zero_division": 0.0}
     return Scores(
         overall_accuracy=overall,
         average_accuracy=float(recall.mean()),
         kappa=(overall - chance) / (1 - chance) if chance < 1 else 0.0,
+        mean_iou=float(jaccard_score(labels, predicted, **over_present)),
+        mean_f1=float(f1_score(labels, predicted, **over_present)),
         per_class={int(c): float(share) for c, share in zip(classes[present], recall, strict=True)},
         confusion=confusion,
         classes=tuple(int(c) for c in classes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from specfast.evaluate import splits as splitting
 from specfast.evaluate.baselines import BASELINES, Method, lda, logistic_regression, require_sklearn, spectra
 from specfast.evaluate.features import dense_features, whiten
 from specfast.evaluate.metrics import score
-from specfast.evaluate.table import ProbeRow, ProbeTable
+from specfast.evaluate.table import FIXED, ProbeRow, ProbeTable
 
 if TYPE_CHECKING:
     from specfast.data import SpectralImage
@@ -40,6 +41,7 @@ def probe(
     baselines: Sequence[str] = DEFAULT_BASELINES,
     recipe: Mapping | None = None,
     components: int = COMPONENTS,
+    fixed: splitting.Split | None = None,
     progress: bool = False,
 ) -> ProbeTable:
     """Classify pixels from frozen features, beside controls and baselines.
@@ -61,6 +63,8 @@ def probe(
         recipe: options of :func:`specfast.evaluate.dense_features`.
         components: whitened principal components that are kept of the features, pre-trained and random alike (see
             :func:`specfast.evaluate.whiten`).
+        fixed: a division of its own, such as of :func:`specfast.evaluate.published_maps`: one more table part, after
+            those of ``splits``, which may then be empty.
         progress: show bars.
 
     Returns:
@@ -72,7 +76,7 @@ def probe(
         ImportError: scikit-learn is missing.
     """
     require_sklearn()
-    _check_options(splits, labels_per_class, seeds, classifiers, baselines)
+    _check_options(splits, labels_per_class, seeds, classifiers, baselines, fixed)
     images = list(images) if isinstance(images, (list, tuple)) else [images]
     labels = [np.asarray(one) for one in (labels if isinstance(labels, (list, tuple)) else [labels])]
     if len(labels) != len(images):
@@ -80,16 +84,16 @@ def probe(
     if "tile" in splits and len(images) < 2:
         raise ValueError("splits: 'tile' needs several scenes, got one")
     notes: list[str] = []
-    cubes = _cubes(images)
-    labels = _usable_labels(labels, cubes, notes)
+    cubes = read_cubes(images)
+    labels = usable_labels(labels, cubes, notes)
     recipe = dict(recipe or {})
 
     inputs = {"raw spectrum": _rows(cubes)}
-    for name, network in (("features", encoder), ("random encoder", _random_weights(encoder))):
+    for name, network in (("features", encoder), ("random encoder", random_weights(encoder))):
         made = [dense_features(network, image, progress=progress, **recipe) for image in images]
         inputs[name] = whiten(_rows(made), components)
     flat = np.concatenate([one.ravel() for one in labels])
-    divisions = _divide(labels, splits, labels_per_class, seeds, notes)
+    divisions = divide(labels, splits, labels_per_class, seeds, notes, fixed)
 
     plan = _plan(inputs, cubes, classifiers, baselines)
     rows: list[ProbeRow] = []
@@ -106,7 +110,7 @@ def probe(
                 seconds = time.perf_counter() - start
                 rows.append(ProbeRow(method.name, kind, name, classifier, parts[0].name, count, tuple(scores), seconds))
             del pixels
-        maps = _class_maps(inputs["features"], flat, labels, divisions, max(labels_per_class), classifiers[0])
+        maps = _class_maps(inputs["features"], flat, labels, divisions, classifiers[0])
     order = {key: number for number, key in enumerate(dict.fromkeys((r.split, r.labels_per_class) for r in rows))}
     rows.sort(key=lambda row: order[row.split, row.labels_per_class])
     settings = {
@@ -120,7 +124,7 @@ def probe(
     return ProbeTable(rows, notes, settings, maps)
 
 
-def _check_options(splits, labels_per_class, seeds, classifiers, baselines) -> None:
+def _check_options(splits, labels_per_class, seeds, classifiers, baselines, fixed) -> None:
     for name, given, known in (
         ("splits", splits, SPLITS),
         ("classifiers", classifiers, CLASSIFIERS),
@@ -131,7 +135,7 @@ def _check_options(splits, labels_per_class, seeds, classifiers, baselines) -> N
                 f"{name}: expected a list out of {', '.join(known)}; got {given if isinstance(given, str) else unknown}"
             )
     for name, given in (("splits", splits), ("classifiers", classifiers), ("labels_per_class", labels_per_class)):
-        if not given:
+        if not given and not (fixed is not None and name == "splits"):
             raise ValueError(f"{name}: expected at least one, got none")
     if min(labels_per_class) < 1:
         raise ValueError(f"labels_per_class: expected numbers of at least 1, got {list(labels_per_class)}")
@@ -139,7 +143,7 @@ def _check_options(splits, labels_per_class, seeds, classifiers, baselines) -> N
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
 
 
-def _cubes(images) -> list[np.ndarray]:
+def read_cubes(images) -> list[np.ndarray]:
     """Read every scene whole: [H, W, C] physical units, NaN at invalid pixels."""
     cubes = []
     for image in images:
@@ -155,7 +159,7 @@ def _cubes(images) -> list[np.ndarray]:
     return cubes
 
 
-def _usable_labels(labels, cubes, notes) -> list[np.ndarray]:
+def usable_labels(labels, cubes, notes) -> list[np.ndarray]:
     """Check labels against scenes and take them away where a pixel holds no measurement."""
     for number, (one, cube) in enumerate(zip(labels, cubes, strict=True)):
         if one.shape != cube.shape[:2]:
@@ -177,7 +181,7 @@ def _rows(scenes: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([scene.reshape(-1, scene.shape[2]) for scene in scenes])
 
 
-def _random_weights(encoder: nn.Module) -> nn.Module:
+def random_weights(encoder: nn.Module) -> nn.Module:
     """The same encoder as it is before any training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
@@ -186,7 +190,11 @@ def _random_weights(encoder: nn.Module) -> nn.Module:
     return fresh if parameter is None else fresh.to(parameter.device)
 
 
-def _divide(labels, splits, labels_per_class, seeds, notes) -> dict[tuple[str, int], list[splitting.Split]]:
+def divide(labels, splits, labels_per_class, seeds, notes, fixed=None) -> dict[tuple[str, int], list[splitting.Split]]:
+    """Divide labelled pixels: (split, labels a class) -> a division for each seed; what is odd goes to ``notes``.
+
+    A fixed division is the same for all seeds and stands under its name and 0 labels a class.
+    """
     flat = np.concatenate([one.ravel() for one in labels])
     tiles = np.concatenate([np.full(one.size, number) for number, one in enumerate(labels)])
     make = {
@@ -205,6 +213,11 @@ def _divide(labels, splits, labels_per_class, seeds, notes) -> dict[tuple[str, i
                 notes.append(f"{parts[0].name}, {count} labels a class: fewer were available ({listed}, at the least)")
             if untested := sorted({c for part in parts for c in part.untested}):
                 notes.append(f"{parts[0].name}, {count} labels a class: some seeds leave out classes {untested}")
+    if fixed is not None:
+        usable = [pixels[flat[pixels] > 0] for pixels in (fixed.train, fixed.test)]
+        if not all(map(len, usable)):
+            raise ValueError("fixed: expected labelled pixels to train on and to test, got none of one")
+        divisions[fixed.name, FIXED] = [replace(fixed, train=usable[0], test=usable[1])] * seeds
     return divisions
 
 
@@ -232,11 +245,12 @@ def _plan(inputs, cubes, classifiers, baselines) -> Iterator[tuple]:
     return plan
 
 
-def _class_maps(pixels, flat, labels, divisions, count, classifier) -> dict[str, list[np.ndarray]]:
+def _class_maps(pixels, flat, labels, divisions, classifier) -> dict[str, list[np.ndarray]]:
     usable = np.isfinite(pixels).all(axis=1)
     maps = {}
+    most = max((count for _, count in divisions), default=0)
     for (split, labels_per_class), parts in divisions.items():
-        if labels_per_class == count:
+        if labels_per_class in (most, FIXED):
             train = parts[0].train
             model = CLASSIFIERS[classifier][1](0).fit(pixels[train], flat[train])
             classes = np.zeros(len(flat), dtype=np.int16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from specfast.files import write_atomic
 
 CONFIDENCE = 0.95  # a difference is called clear when Student's interval of the paired differences excludes 0
 
-_SHORT = {"overall_accuracy": "OA", "average_accuracy": "AA", "kappa": "kappa"}
+FIXED = 0  # in place of labels a class, where a division is given and not drawn
+
+_SHORT = {"overall_accuracy": "OA", "average_accuracy": "AA", "kappa": "kappa", "mean_iou": "mIoU", "mean_f1": "F1"}
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class ProbeRow:
 
     Attributes:
         method: as shown ("LDA, frozen features").
-        kind: ``"features"``, ``"control"`` or ``"baseline"``.
+        kind: ``"features"``, ``"fine-tuned"``, ``"control"`` or ``"baseline"``.
         inputs: what is classified: ``"features"``, ``"random encoder"``, ``"raw spectrum"``,
-            ``"raw + features"``, ``"raw + random encoder"``, or a baseline's key.
+            ``"raw + features"``, ``"raw + random encoder"``, ``"fine-tuned"``, ``"fine-tuned random encoder"``, or a
+            baseline's key.
         classifier: its key, such as ``"lda"``.
         split: the split's name.
-        labels_per_class: labels of each class that were trained on (fewer where ``shortfall`` says so).
+        labels_per_class: labels of each class that were trained on (fewer where ``shortfall`` says so); 0 where the
+            division is given and not drawn.
         scores: one a seed.
         seconds: fitting and predicting, all seeds.
     """
@@ -105,7 +109,7 @@ class ProbeTable:
             {
                 "method": row.method,
                 "kind": row.kind,
-                "group": f"{row.split}, {row.labels_per_class} labels a class",
+                "group": _setting(row.split, row.labels_per_class),
                 "values": (100 * row.values(metric)).tolist(),
             }
             for row in self.rows
@@ -118,6 +122,7 @@ class ProbeTable:
             ("features", "random encoder"),
             ("raw + features", "raw spectrum"),
             ("raw + features", "raw + random encoder"),
+            ("fine-tuned", "fine-tuned random encoder"),
         )
         found = []
         for split, labels in self.settings_of_rows():
@@ -140,13 +145,15 @@ class ProbeTable:
             ("Frozen features alone", "features", "random encoder"),
             ("Spectrum and features together", "raw + features", "raw spectrum"),
             ("Spectrum and features together", "raw + features", "raw + random encoder"),
+            ("The trained model", "fine-tuned", "fine-tuned random encoder"),
         ):
             part = [c for c in comparisons if (c.features, c.against) == (features, against)]
             if part:
                 lines.append(f"{subject} {_outcome_words(part, _NAMES[against])}")
         for split, labels in self.settings_of_rows():
             rows = sorted(self.select(split, labels), key=lambda row: -row.summary()[0])
-            lines.append(f"{_setting(split, labels)}: {_winner_words(rows)}")
+            setting = _setting(split, labels)
+            lines.append(f"{setting[0].upper()}{setting[1:]}: {_winner_words(rows)}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict:
@@ -164,6 +171,8 @@ class ProbeTable:
                         for mean, spread in [row.summary(metric)]
                     },
                     "per_class": [{str(c): share for c, share in one.per_class.items()} for one in row.scores],
+                    "classes": [list(one.classes) for one in row.scores],
+                    "confusion": [one.confusion.tolist() for one in row.scores],
                     "seconds": row.seconds,
                 }
                 for row in self.rows
@@ -194,7 +203,7 @@ class ProbeTable:
         """Return one table: a line a method, a column for each split, number of labels and metric (percent)."""
         settings = self.settings_of_rows()
         columns = [(split, labels, metric) for split, labels in settings for metric in metrics]
-        head = ["method", *(f"{split} {labels}, {_SHORT[metric]}" for split, labels, metric in columns)]
+        head = ["method", *(f"{split} {labels or 'all'}, {_SHORT[metric]}" for split, labels, metric in columns)]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         cells = {(row.method, row.split, row.labels_per_class): row for row in self.rows}
         for method in dict.fromkeys(row.method for row in self.rows):
@@ -205,20 +214,22 @@ class ProbeTable:
             lines.append(f"| {method} | {' | '.join(values)} |")
         return "\n".join(lines) + "\n"
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write probe.json, probe.csv and probe.md into a folder (made if needed), each replaced in one step."""
+    def save(self, folder: str | Path, stem: str = "probe") -> list[Path]:
+        """Write ``stem``.json, .csv and .md into a folder (made if needed), each replaced in one step."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = f"{self.to_markdown()}\n{self.verdict()}\n" + "".join(f"\n- {note}" for note in self.notes)
-        contents = {"probe.json": self.to_json(), "probe.csv": self.to_csv(), "probe.md": text.rstrip() + "\n"}
-        return [write_atomic(folder / name, content.encode()) for name, content in contents.items()]
+        contents = {"json": self.to_json(), "csv": self.to_csv(), "md": text.rstrip() + "\n"}
+        return [write_atomic(folder / f"{stem}.{ending}", text.encode()) for ending, text in contents.items()]
 
 
 _IDENTITY = ("method", "kind", "inputs", "classifier", "split", "labels_per_class")
+_PRETRAINED = ("features", "raw + features", "fine-tuned")
 _NAMES = {
     "raw spectrum": "the raw spectrum",
     "random encoder": "the same encoder with random weights",
     "raw + random encoder": "the spectrum beside random features",
+    "fine-tuned random encoder": "the same model trained from random weights",
 }
 
 
@@ -246,7 +257,7 @@ def _compare(features: ProbeRow, other: ProbeRow) -> Comparison:
 
 
 def _setting(split: str, labels: int) -> str:
-    return f"{split[0].upper()}{split[1:]}, {labels} labels a class"
+    return split if labels == FIXED else f"{split}, {labels} labels a class"
 
 
 def _outcome_words(comparisons: list[Comparison], other: str) -> str:
@@ -289,15 +300,11 @@ def _winner_words(rows: list[ProbeRow]) -> str:
         )
 
     best = rows[0]
-    pretrained = next(_only(rows, ("features", "raw + features")), None)
+    pretrained = next((row for row in rows if row.inputs in _PRETRAINED), None)
     words = f"best is {text(best)}"
     if pretrained is None:
         return words + "."
     if pretrained is best:
-        other = next((row for row in rows if row.inputs not in ("features", "raw + features")), None)
+        other = next((row for row in rows if row.inputs not in _PRETRAINED), None)
         return words + (f", with pre-trained features; best without them: {text(other)}." if other else ".")
     return words + f", without pre-trained features; best with them: {text(pretrained)}."
-
-
-def _only(rows: list[ProbeRow], inputs: tuple[str, ...]) -> Iterator[ProbeRow]:
-    return (row for row in rows if row.inputs in inputs)

@@ -21,6 +21,11 @@ DECODER_PREFIXES = ("mask_token", "decoder_embed.", "decoder_blocks.", "decoder_
 class PretrainedMixin:
     """Saving and loading for a module that is built from ``config``."""
 
+    @classmethod
+    def build_config(cls, values: dict, overrides: dict):
+        """Build the configuration from the values of config.json and what replaces some of them."""
+        return SpecAwareConfig.from_dict({**values, **overrides})
+
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Write config.json and model.safetensors; each replaces an older file only when complete."""
         folder = Path(folder)
@@ -38,29 +43,50 @@ class PretrainedMixin:
         """Load a model from a folder, or from the Hugging Face hub by its name (needs huggingface_hub).
 
         ``overrides`` replace options of the configuration that do not change shapes, such as gradient_checkpointing.
-        An encoder may be loaded from a pre-training model's folder.
+        An encoder may be loaded from the folder of a pre-training or task model.
 
         Raises:
             FileNotFoundError: no such folder, or a file of it is missing.
             CheckpointError: the weights do not fit the configuration; every offending key is named.
         """
-        folder = _resolve(source)
-        try:
-            values = json.loads((folder / CONFIG_FILE).read_text())
-            architecture = values.pop("architecture", cls.__name__)
-        except (ValueError, AttributeError) as error:
-            raise CheckpointError(f"{folder / CONFIG_FILE}: is not a model's configuration: {error}") from error
+        folder = resolve(source)
+        values = read_config(folder)
+        architecture = values.pop("architecture", cls.__name__)
         try:
             state = load_file(folder / WEIGHTS_FILE)
         except SafetensorError as error:
             raise CheckpointError(f"{folder / WEIGHTS_FILE}: cannot be read, is it complete? {error}") from error
         if architecture == "SpecAwareMAE" and cls.__name__ == "SpecAwareEncoder":
             state = {name: value for name, value in state.items() if not name.startswith(DECODER_PREFIXES)}
+        elif isinstance(values.get("encoder"), dict) and cls.__name__ == "SpecAwareEncoder":  # a task model's
+            values, state = values["encoder"], part_of(state, "encoder.")
         elif architecture != cls.__name__:
             raise CheckpointError(f"{folder}: holds a {architecture}, expected a {cls.__name__}")
-        model = cls(SpecAwareConfig.from_dict({**values, **overrides}))
+        try:
+            cls.build_config(values, {})
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE}: is not a model's configuration: {error}") from error
+        model = cls(cls.build_config(values, overrides))
         load_exactly(model, state, str(folder))
         return model
+
+
+def read_config(folder: Path) -> dict:
+    """Read config.json of a model's folder; CheckpointError if it is no mapping of names to values."""
+    try:
+        values = json.loads((folder / CONFIG_FILE).read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: is not a model's configuration: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: is not a model's configuration: holds a {type(values).__name__}"
+        )
+    return values
+
+
+def part_of(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the entries under a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def load_exactly(model: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
@@ -78,7 +104,8 @@ def load_exactly(model: torch.nn.Module, state: dict[str, torch.Tensor], source:
     model.load_state_dict(state)
 
 
-def _resolve(source: str | os.PathLike) -> Path:
+def resolve(source: str | os.PathLike) -> Path:
+    """Return a model's folder, downloaded first if the source is a name on the Hugging Face hub."""
     folder = Path(source)
     if not folder.is_dir():
         if folder.exists() or not _is_hub_name(str(source)):
@@ -89,7 +116,13 @@ def _resolve(source: str | os.PathLike) -> Path:
             raise FileNotFoundError(
                 f"{source}: no such folder; to load it from the Hugging Face hub, pip install huggingface_hub"
             ) from None
-        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        try:
+            folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        except Exception as error:  # of the network, the hub and its cache, in types that changed with its versions
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise FileNotFoundError(
+                f"{source}: no such folder, and not to be had from the Hugging Face hub: {reason}"
+            ) from error
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder}: holds no {name}; expected a folder written by save_pretrained")

@@ -5,25 +5,27 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from specfast.errors import CheckpointError
 from specfast.models.config import SpecAwareConfig
+from specfast.models.downstream import DownstreamConfig
 from specfast.models.encoder import SpecAwareEncoder
 from specfast.models.mae import SpecAwareMAE
-from specfast.models.pretrained import DECODER_PREFIXES, load_exactly
-from specfast.models.registry import model_class
+from specfast.models.pretrained import DECODER_PREFIXES, load_exactly, part_of
+from specfast.models.segmenter import SpecAwareSegmenter
 
 _EMBED = "patch_embed.matrix_generator."
 _HEAD = "decoder_pred.matrix_generator."
+_TASKS = {"pretrain": SpecAwareMAE, "encoder": SpecAwareEncoder, "segmentation": SpecAwareSegmenter}
+_SEGMENTATION_PREFIXES = ("neck.", "decoder.", "segmentation_head.")
 
 
 def load_published(
@@ -34,8 +36,9 @@ def load_published(
     patch_size: int | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
+    outputs: Sequence[str] | None = None,
     **overrides,
-) -> SpecAwareMAE | SpecAwareEncoder:
+) -> SpecAwareMAE | SpecAwareEncoder | SpecAwareSegmenter:
     """Build the model of a published checkpoint and load it.
 
     Widths, depths, rank, patch size and pooling grid are read off the shapes. Head counts cannot be: they default to
@@ -44,28 +47,39 @@ def load_published(
     Args:
         source: a ``.pth``/``.pt``/``.safetensors`` file (never unpickled beyond tensors), or a state dict with the
             published names, also inside ``{"model": ...}`` or with the segmentation example's ``encoder.`` prefix.
-        task: ``"pretrain"`` or ``"encoder"``.
+        task: ``"pretrain"``, ``"encoder"`` or ``"segmentation"`` (the example's model with its UPerNet head; for an
+            encoder without one, :meth:`SpecAwareSegmenter.from_encoder` makes a fresh head).
         image_size: side of the crops the model will see, in pixels; by default the one it was trained with.
         patch_size: p; if it differs from the checkpoint's, the generators' patch axes are resampled bilinearly and the
             ground sampling distance is scaled by the ratio, as the authors do for the encoder.
         num_heads, decoder_num_heads: attention heads.
+        outputs: ``"segmentation"``: names of the classes; by default ``"class 1"`` and so on.
         overrides: other fields of :class:`SpecAwareConfig`.
 
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: keys are missing, unexpected or misshapen (all are named), or a checkpoint without a decoder is
-            asked to pre-train.
+            asked to pre-train, or one without a segmentation head to segment.
         ValueError: an option that does not fit.
     """
-    cls = model_class(task)
+    if task not in _TASKS:
+        raise ValueError(f"task: must be one of {', '.join(_TASKS)}; got {task!r}")
+    if outputs is not None and task != "segmentation":
+        raise ValueError(f"outputs: only for task 'segmentation'; got task={task!r}")
+    cls = _TASKS[task]
     name = "state dict" if isinstance(source, dict) else str(source)
-    state = _state_dict(source, name)
+    state, head = _split_head(_state_dict(source, name))
     has_decoder = any(key.startswith(DECODER_PREFIXES) for key in state)
     if task == "pretrain" and not has_decoder:
         raise CheckpointError(f"{name}: an encoder-only checkpoint cannot serve task 'pretrain'; use task='encoder'")
-    if task == "encoder":
+    if task == "segmentation" and not head:
+        raise CheckpointError(
+            f"{name}: holds no segmentation head; load it with task='encoder' and give that encoder to "
+            "SpecAwareSegmenter.from_encoder"
+        )
+    if task != "pretrain":
         state = {key: value for key, value in state.items() if not key.startswith(DECODER_PREFIXES)}
-    values = _infer(state, name, cls)
+    values = _infer(state, name, SpecAwareMAE if task == "pretrain" else SpecAwareEncoder)
     trained_patch = values["patch_size"]
     if patch_size is not None and patch_size < 1:
         raise ValueError(f"patch_size: must be at least 1; got {patch_size}")
@@ -76,9 +90,35 @@ def load_published(
     values["num_heads"] = num_heads or max(1, values["embed_dim"] // 64)
     if "decoder_embed_dim" in values:
         values["decoder_num_heads"] = decoder_num_heads or max(1, values["decoder_embed_dim"] // 32)
-    model = cls(SpecAwareConfig.from_dict({**values, **overrides}))
+    config = SpecAwareConfig.from_dict({**values, **overrides})
+    if task == "segmentation":
+        config = _segmenter_config(config, head, name, outputs)
+        state = {f"encoder.{key}": value for key, value in state.items()} | head
+    model = cls(config)
     load_exactly(model, state, name)
     return model
+
+
+def _split_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Separate the segmentation example's head from the encoder, which has a prefix there."""
+    if not any(key.startswith("encoder.") for key in state):
+        return state, {}
+    head = {key: value for key, value in state.items() if key.startswith(_SEGMENTATION_PREFIXES)}
+    return part_of(state, "encoder."), head
+
+
+def _segmenter_config(config: SpecAwareConfig, head: dict[str, Tensor], name: str, outputs) -> DownstreamConfig:
+    """Read the sizes of the example's head off its shapes."""
+    keys = ("neck.lateral_convs.0.weight", "segmentation_head.0.weight")
+    if problems := [key for key in keys if key not in head or head[key].ndim != 4 or 0 in head[key].shape]:
+        raise CheckpointError(f"{name}: missing or misshapen {', '.join(problems)}, expected 4 dimensions")
+    channels = len(head[keys[0]])
+    classes, last = head[keys[1]].shape[:2]
+    if outputs is not None and len(outputs) != classes:
+        raise ValueError(f"outputs: expected {classes} names, the checkpoint's classes; got {len(outputs)}")
+    options = {"pyramid_channels": channels, "segmentation_channels": last}
+    names = tuple(outputs) if outputs is not None else tuple(f"class {k}" for k in range(1, classes + 1))
+    return DownstreamConfig(config, "upernet", names, options)
 
 
 def initialize_from_vit(
@@ -95,7 +135,7 @@ def initialize_from_vit(
         CheckpointError: a block, the norm or the cls token is missing or of another shape; all are named.
     """
     name = "state dict" if isinstance(source, dict) else str(source)
-    state = _state_dict(source, name)
+    state, _ = _split_head(_state_dict(source, name))
     own = model.state_dict()
     wanted = [key for key in own if key == "cls_token" or key.startswith(("blocks.", "norm."))]
     problems = [f"missing {key}" for key in wanted if key not in state]
@@ -122,7 +162,7 @@ def _state_dict(source, name: str) -> dict[str, Tensor]:
                 # training scripts keep their parsed arguments beside the weights; a Namespace runs nothing when loaded
                 with torch.serialization.safe_globals([argparse.Namespace]):
                     source = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        except Exception as error:  # torch's reader raises many types on damaged files
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{path}: cannot be read as a file of tensors alone: {reason}") from error
     for wrapper in ("model", "state_dict"):
@@ -130,8 +170,6 @@ def _state_dict(source, name: str) -> dict[str, Tensor]:
             source = source[wrapper]
     if not isinstance(source, dict) or not all(isinstance(value, Tensor) for value in source.values()) or not source:
         raise CheckpointError(f"{name}: expected a state dict of tensors with the published names")
-    if any(key.startswith("encoder.") for key in source):  # the segmentation example
-        source = {key.removeprefix("encoder."): value for key, value in source.items() if key.startswith("encoder.")}
     return dict(source)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -311,9 +311,9 @@ class PretrainConfig:
         return "\n".join(lines) + "\n"
 
 
-def check_names(values: Mapping, source: str) -> None:
-    """Raise ValueError, naming the nearest option, if a key of ``values`` is none."""
-    known = [field.name for field in dataclasses.fields(PretrainConfig)]
+def check_names(values: Mapping, source: str, known: Iterable[str] | None = None) -> None:
+    """Raise ValueError, naming the nearest, if a key of ``values`` is not in ``known`` (PretrainConfig's options)."""
+    known = [field.name for field in dataclasses.fields(PretrainConfig)] if known is None else list(known)
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -327,6 +327,17 @@ def read_yaml(path: str | os.PathLike) -> dict:
     Raises:
         FileNotFoundError: no such file. ValueError: it is no YAML of names with values, or an option is unknown.
     """
+    content = load_yaml(path)
+    check_names(content, str(path))
+    return content
+
+
+def load_yaml(path: str | os.PathLike) -> dict:
+    """Return the names with values that a YAML file holds; a hyphen in a name is read as an underscore.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it is no YAML of names with values.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
@@ -338,8 +349,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
         return {}
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected lines of 'option: value', got a {type(content).__name__}")
-    check_names(content, str(path))
-    return content
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
 def resume_conflicts(saved: Mapping, saved_ranks: int, config: PretrainConfig, ranks: int) -> list[str]:

@@ -42,48 +42,53 @@ NAMES = tuple(field.name for field in fields(Row))
 _WHOLE = ("step", "samples")
 
 
-def read_log(path: str | os.PathLike) -> list[dict[str, float]]:
+def read_log(path: str | os.PathLike, names: Sequence[str] = NAMES) -> list[dict[str, float]]:
     """Return the complete rows of a log.csv, by column name; a last line that was cut off is left out.
 
+    Args:
+        path: the file.
+        names: its columns; by default those of a pre-training run.
+
     Raises:
-        ValueError: the file is no log of a pre-training run.
+        ValueError: the file has other columns.
     """
     text = Path(path).read_text()
     lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
     if not lines:
         return []
-    if tuple(lines[0]) != NAMES:
-        raise ValueError(f"{path}: expected the columns {','.join(NAMES)}; got {','.join(lines[0])}")
+    if tuple(lines[0]) != tuple(names):
+        raise ValueError(f"{path}: expected the columns {','.join(names)}; got {','.join(lines[0])}")
     try:
-        return [_numbers(line) for line in lines[1:]]
+        return [_numbers(line, names) for line in lines[1:]]
     except ValueError:
-        raise ValueError(f"{path}: holds a line that is no row of {len(NAMES)} numbers") from None
+        raise ValueError(f"{path}: holds a line that is no row of {len(names)} numbers") from None
 
 
-def _numbers(words: Sequence[str]) -> dict[str, float]:
-    return {name: int(v) if name in _WHOLE else float(v) for name, v in zip(NAMES, words, strict=True)}
+def _numbers(words: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    return {name: int(v) if name in _WHOLE else float(v) for name, v in zip(names, words, strict=True)}
 
 
 class CsvLog:
     """Rows of a CSV file; each is handed to the system when written, so a killed process loses none.
 
     Rows after ``step`` are cut from a file that is there already: they belong to updates that will be done again.
+    A row is a dataclass with the fields ``names``.
     """
 
-    def __init__(self, path: Path, step: int):
-        self.path = path
-        self.rows = [row for row in (read_log(path) if path.is_file() else []) if row["step"] <= step]
+    def __init__(self, path: Path, step: int, names: Sequence[str] = NAMES):
+        self.path, self.names = path, tuple(names)
+        self.rows = [row for row in (read_log(path, names) if path.is_file() else []) if row["step"] <= step]
         with atomic_file(path) as file:
-            file.write(self._line(NAMES).encode())
+            file.write(self._line(self.names).encode())
             file.writelines(self._line(self._text(row.values())).encode() for row in self.rows)
         self._file = open(path, "a", newline="")  # noqa: SIM115 (closed by close)
 
-    def write(self, row: Row) -> None:
+    def write(self, row) -> None:
         """Append a row."""
         text = self._text(astuple(row))
         self._file.write(self._line(text))
         self._file.flush()
-        self.rows.append(_numbers(text))
+        self.rows.append(_numbers(text, self.names))
 
     def sync(self) -> None:
         """Have all rows on disk before returning."""

@@ -50,6 +50,7 @@ def test_geotiff_nodata_is_unlabelled(tmp_path):
     with rasterio.open(path, "w", count=1, transform=transform, **options) as file:
         file.write(LABELS, 1)
     assert np.array_equal(read_labels(path), [[0, 1, 2], [3, 0, 0]])
+    assert np.array_equal(read_labels(path, nodata_as=65535), [[0, 1, 2], [3, 0, 65535]])
     with rasterio.open(path, "w", count=2, transform=transform, **options) as file:
         file.write(np.stack([LABELS, LABELS]))
     with pytest.raises(DataError, match="expected one band of labels, got 2"):

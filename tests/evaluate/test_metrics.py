@@ -16,6 +16,14 @@ def test_by_hand():
     chance = (4 * 4 + 2 * 3 + 2 * 1) / 64
     assert result.kappa == pytest.approx((6 / 8 - chance) / (1 - chance))
     assert result.confusion.tolist() == [[3, 1, 0], [0, 2, 0], [1, 0, 1]]
+    assert result.mean_iou == pytest.approx((3 / 5 + 2 / 3 + 1 / 2) / 3)
+    assert result.mean_f1 == pytest.approx((6 / 8 + 4 / 5 + 2 / 3) / 3)
+
+
+def test_classes_that_are_only_predicted_count_as_errors_of_the_others():
+    result = score(np.array([1, 1, 2, 2]), np.array([1, 3, 2, 2]))
+    assert result.mean_iou == pytest.approx((1 / 2 + 1) / 2)
+    assert result.mean_f1 == pytest.approx((2 / 3 + 1) / 2)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -134,7 +134,7 @@ def test_whiten():
 
 
 def row(inputs, values, *, classifier="lda", split="field-disjoint", count=10, kind="control") -> ProbeRow:
-    scores = tuple(Scores(v / 100, v / 100, v / 100, {1: v / 100}, np.ones((1, 1)), (1,)) for v in values)
+    scores = tuple(Scores(*[v / 100] * 5, {1: v / 100}, np.ones((1, 1)), (1,)) for v in values)
     return ProbeRow(f"LDA, {inputs}", kind, inputs, classifier, split, count, scores, 0.0)
 
 

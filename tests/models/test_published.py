@@ -71,8 +71,8 @@ def test_encoder_only_checkpoints(state):
     with pytest.raises(CheckpointError, match="encoder-only checkpoint cannot serve task 'pretrain'"):
         specfast.load_published(encoder_state, **HEADS)
     assert isinstance(specfast.load_published(state, task="encoder", num_heads=2), specfast.SpecAwareEncoder)
-    with pytest.raises(ValueError, match="task: must be one of pretrain, encoder; got 'segmentation'"):
-        specfast.load_published(state, task="segmentation")
+    with pytest.raises(ValueError, match="task: must be one of pretrain, encoder, segmentation; got 'regression'"):
+        specfast.load_published(state, task="regression")
 
 
 def test_every_wrong_key_is_named_in_one_error(state):

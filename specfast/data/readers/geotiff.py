@@ -32,7 +32,7 @@ class RasterCube:
             return np.zeros((0, rows.stop - rows.start, columns.stop - columns.start), self.dtype)
         window = ((rows.start, rows.stop), (columns.start, columns.stop))
         try:
-            with _open(self.path) as raster:
+            with open_raster(self.path) as raster:
                 return raster.read([int(band) + 1 for band in bands], window=window)
         except rasterio.errors.RasterioError as error:
             raise OSError(str(error)) from error
@@ -43,7 +43,7 @@ def read(path: Path, request: Request) -> StoredScene:
     rasterio = _rasterio()
     check_complete(path)
     try:
-        raster = _open(path)
+        raster = open_raster(path)
     except rasterio.errors.RasterioError as error:
         raise DataError(f"{path}: cannot be read as a GeoTIFF ({error}); was the file cut off?") from error
     with raster:
@@ -66,7 +66,8 @@ def _rasterio():
     return rasterio
 
 
-def _open(path):
+def open_raster(path):
+    """Return the open raster; that it has no georeference is no warning."""
     rasterio = _rasterio()
     with warnings.catch_warnings():
         # That a file has no georeference is no fault; the image's crs and transform say it.
