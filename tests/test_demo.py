@@ -124,10 +124,10 @@ def small_image(height=37, width=20, bands=5):
 
 
 def test_reconstruction_puts_every_patch_in_its_place():
-    from specfast.cli.demo.reconstruction import MEAN, MODEL, NEAREST, fill
+    from specfast.report.reconstruction import MEAN, MODEL, NEAREST, fill
 
     image = small_image()
-    filled = fill(Copies(0.0), image, mask_ratio=0.75, seed=0)
+    filled = fill(Copies(0.0), image.sample(), mask_ratio=0.75, seed=0)
     assert filled.original.shape == (5, 32, 16), "cut to whole windows"
     assert filled.removed.shape == (8, 4)
     assert filled.removed.mean() == 0.75
@@ -137,9 +137,9 @@ def test_reconstruction_puts_every_patch_in_its_place():
 
 
 def test_reconstruction_errors_are_those_of_the_removed_pixels():
-    from specfast.cli.demo.reconstruction import MEAN, MODEL, NEAREST, fill
+    from specfast.report.reconstruction import MEAN, MODEL, NEAREST, fill
 
-    filled = fill(Copies(0.5), small_image(), mask_ratio=0.75, seed=0)
+    filled = fill(Copies(0.5), small_image().sample(), mask_ratio=0.75, seed=0)
     kept = ~filled.pixels
     for way in (MODEL, MEAN, NEAREST):
         np.testing.assert_array_equal(filled.ways[way][:, kept], filled.original[:, kept])
@@ -147,9 +147,9 @@ def test_reconstruction_errors_are_those_of_the_removed_pixels():
     expected = 0.5 / np.sqrt(np.square(filled.original[:, filled.pixels]).mean())
     assert filled.relative_error(MODEL) == pytest.approx(expected, rel=1e-5)
     assert 0 < filled.spectral_angle(MODEL) < 30
-    same = fill(Copies(0.5), small_image(bands=3), mask_ratio=0.75, seed=0)
+    same = fill(Copies(0.5), small_image(bands=3).sample(), mask_ratio=0.75, seed=0)
     np.testing.assert_array_equal(same.removed, filled.removed)
-    other = fill(Copies(0.5), small_image(), mask_ratio=0.75, seed=1)
+    other = fill(Copies(0.5), small_image().sample(), mask_ratio=0.75, seed=1)
     assert (other.removed != filled.removed).any()
 
 

@@ -21,6 +21,21 @@ _PUBLIC = {
     "confusion": "specfast.report.maps",
     "band_error": "specfast.report.plots",
     "overview": "specfast.report.montage",
+    "class_picture": "specfast.report.maps",
+    "picture_row": "specfast.report.maps",
+    "NumberPanel": "specfast.report.continuous",
+    "continuous_picture": "specfast.report.continuous",
+    "continuous_map": "specfast.report.continuous",
+    "continuous_maps": "specfast.report.continuous",
+    "uncertainty_map": "specfast.report.continuous",
+    "anomaly_map": "specfast.report.continuous",
+    "change_overview": "specfast.report.change",
+    "PcaColors": "specfast.report.embeddings",
+    "pca_rgb": "specfast.report.embeddings",
+    "SceneView": "specfast.report.scenes",
+    "scene_overview": "specfast.report.scenes",
+    "picture_png": "specfast.report.style",
+    "show": "specfast.report.pages",
 }
 
 __all__ = list(_PUBLIC)

@@ -37,6 +37,36 @@ def rgb_bands(wavelength, targets=RGB_WAVELENGTHS, tolerance: float = 30.0, good
     return tuple(bands)
 
 
+def display_bands(wavelength, good=None) -> tuple[tuple[int, int, int], str]:
+    """Return three bands to show as red, green and blue whatever the sensor sees, and what they are in words.
+
+    Natural color where it has all three; else near infrared, red and green; else three bands spread over its range.
+
+    Args:
+        wavelength: [C] nm, in any order.
+        good: [C] bool, bands that may be taken; None for all.
+
+    Raises:
+        ValueError: no allowed band.
+    """
+    wavelength = np.asarray(wavelength, dtype=float)
+    bands, name = None, "false color"
+    for targets, known in ((RGB_WAVELENGTHS, "natural color"), (FALSE_COLOR_WAVELENGTHS, "false color")):
+        try:
+            bands, name = rgb_bands(wavelength, targets, good=good), known
+            break
+        except ValueError:
+            continue
+    if bands is None:
+        allowed = np.isfinite(wavelength) if good is None else np.isfinite(wavelength) & np.asarray(good, dtype=bool)
+        index = np.flatnonzero(allowed)
+        if not index.size:
+            raise ValueError("wavelength: expected at least one usable band, got none")
+        index = index[np.argsort(wavelength[index], kind="stable")]
+        bands = tuple(int(index[round(share * (len(index) - 1))]) for share in (5 / 6, 1 / 2, 1 / 6))
+    return bands, f"{name} ({', '.join(f'{wavelength[band]:.0f}' for band in bands)} nm)"
+
+
 def shared_limits(cube, bands, percentiles=(2.0, 98.0), valid=None) -> np.ndarray:
     """Return [3, 2] low and high percentile of the three bands over valid, finite pixels.
 

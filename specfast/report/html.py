@@ -41,9 +41,10 @@ figure { margin: 1rem 0; max-width: 100%; }
 .picture img { display: block; width: 100%; height: auto; }
 figcaption, caption { color: var(--muted); font-size: .9rem; text-align: left; padding: .4rem 0; max-width: 46rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 50%; }
-caption { padding: .5rem .7rem; }
+caption { padding: .5rem .7rem; position: sticky; left: 0; max-width: min(46rem, calc(100vw - 3rem)); }
 th, td { padding: .35rem .7rem; text-align: left; border-top: 1px solid var(--line); vertical-align: top; }
 thead th { border-top: 0; background: var(--box); white-space: nowrap; }
+td:not(.number) { min-width: 6.5rem; }
 .number { text-align: right; white-space: nowrap; }
 tr.marked { background: var(--box); font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 
-from specfast.report.style import INK, UNLABELED, class_colors, new_figure, styled
+from specfast.report.style import INK, UNLABELED, class_colors, map_size, new_figure, styled
 
 
 def draw_picture(ax, picture, title: str) -> None:
@@ -14,6 +15,17 @@ def draw_picture(ax, picture, title: str) -> None:
     ax.imshow(picture)
     ax.set_title(title)
     ax.set_axis_off()
+
+
+@styled
+def picture_row(pictures: Sequence[tuple[str, np.ndarray]]):
+    """Pictures (title, [H, W, 3]) side by side, of whatever sizes."""
+    sizes = [map_size(np.shape(picture), 4.0) for _, picture in pictures]
+    fig = new_figure(sum(width for width, _ in sizes), max(height for _, height in sizes))
+    axes = fig.subplots(1, len(pictures), squeeze=False, width_ratios=[width for width, _ in sizes])[0]
+    for (title, picture), ax in zip(pictures, axes, strict=True):
+        draw_picture(ax, picture, title)
+    return fig
 
 
 @styled
@@ -39,8 +51,14 @@ def reconstructions(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]
     return fig
 
 
-def class_picture(classes, count: int, where=None) -> np.ndarray:
+def class_picture(classes, count: int, where=None, colors: Sequence | None = None) -> np.ndarray:
     """Return [H, W, 3] with the color of each class; 0, and pixels outside ``where``, look unlabeled.
+
+    Args:
+        classes: ids [H, W], 0 to ``count``.
+        count: number of classes.
+        where: bool [H, W].
+        colors: ``count`` colors of classes 1, 2, ...; None for the house's.
 
     Raises:
         ValueError: a class id is negative or above ``count``.
@@ -50,19 +68,30 @@ def class_picture(classes, count: int, where=None) -> np.ndarray:
     classes = np.asarray(classes)
     if classes.size and (classes.min() < 0 or classes.max() > count):
         raise ValueError(f"classes: expected ids 0 to {count}, got {classes.min()} to {classes.max()}")
-    table = np.array([to_rgb(UNLABELED), *map(to_rgb, class_colors(count))])
+    table = np.array([to_rgb(UNLABELED), *map(to_rgb, class_colors(count) if colors is None else colors)])
     shown = classes if where is None else np.where(where, classes, 0)
     return table[shown]
 
 
 @styled
-def class_maps(maps: Sequence[tuple[str, np.ndarray]], names: Sequence[str], counts_from: np.ndarray | None = None):
+def class_maps(
+    maps: Sequence[tuple[str, np.ndarray]],
+    names: Sequence[str],
+    *,
+    counts: Sequence[int] | None = None,
+    colors: Sequence | None = None,
+    pictures: Sequence[tuple[str, np.ndarray]] = (),
+    listed: Sequence[int] | None = None,
+):
     """Class maps side by side over one legend.
 
     Args:
         maps: (title, class ids [H, W]; 0 is unlabeled).
-        names: names of classes 1, 2, ...
-        counts_from: class ids [H, W] whose pixels of each class are counted in the legend.
+        names: K names of classes 1, 2, ...
+        counts: [K] pixels of each class, written into the legend.
+        colors: K colors; None for the house's.
+        pictures: (title, picture [H, W, 3]) shown before the maps, such as the scene's composite.
+        listed: indices, from 0, of the classes in the legend; None for all.
 
     Raises:
         ValueError: no maps, or an id without a name.
@@ -71,25 +100,33 @@ def class_maps(maps: Sequence[tuple[str, np.ndarray]], names: Sequence[str], cou
 
     if not maps:
         raise ValueError("maps: expected at least one class map, got none")
-    fig = new_figure(3.1 * len(maps), 3.4 + 0.19 * -(-len(names) // (2 * len(maps))))
-    axes = fig.subplots(1, len(maps), squeeze=False)[0]
-    for (title, classes), ax in zip(maps, axes, strict=True):
-        draw_picture(ax, class_picture(classes, len(names)), title)
-    counts = None if counts_from is None else np.bincount(np.ravel(counts_from), minlength=len(names) + 1)
+    colors = class_colors(len(names)) if colors is None else colors
+    listed = range(len(names)) if listed is None else listed
+    panels = [*pictures, *((title, class_picture(classes, len(names), colors=colors)) for title, classes in maps)]
+    width, height = map_size(np.shape(panels[0][1]), 4.6 if len(panels) == 1 else 3.1)
+    width = max(width, 2.6 if len(panels) == 1 else 1.6)
+    fig = new_figure(width * len(panels), height + 0.19 * -(-len(listed) // _legend_columns(width * len(panels))))
+    for (title, picture), ax in zip(panels, fig.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        draw_picture(ax, picture, title)
     handles = [
-        Patch(facecolor=color, label=name if counts is None else f"{name} ({counts[number]:,})")
-        for number, (name, color) in enumerate(zip(names, class_colors(len(names)), strict=True), start=1)
+        Patch(facecolor=colors[i], label=names[i] if counts is None else f"{names[i]} ({int(counts[i]):,})")
+        for i in listed
     ]
     fig.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=2 * len(maps),
+        ncols=_legend_columns(width * len(panels)),
         fontsize="x-small",
         handlelength=1,
         handleheight=1,
         columnspacing=1.2,
     )
     return fig
+
+
+def _legend_columns(width: float) -> int:
+    """Columns of a legend below a figure of ``width`` inches."""
+    return max(1, int(width / 1.55))
 
 
 @styled
@@ -108,7 +145,7 @@ def confusion(matrix, names: Sequence[str], title: str = "Confusion matrix"):
         raise ValueError(f"matrix: expected [{len(names)}, {len(names)}] to match names; got {list(matrix.shape)}")
     total = matrix.sum(axis=1, keepdims=True)
     share = 100 * np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
-    side = 1.7 + 0.31 * len(names)
+    side = max(1.7 + 0.31 * len(names), 3.4)
     fig = new_figure(side, side - 0.2)
     ax = fig.subplots()
     ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
@@ -127,5 +164,5 @@ def confusion(matrix, names: Sequence[str], title: str = "Confusion matrix"):
     ax.grid(visible=False)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
-    ax.set_title(f"{title} (% of each true class)")
+    ax.set_title(textwrap.fill(f"{title} (% of each true class)", max(24, int(9 * side))))
     return fig

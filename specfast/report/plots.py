@@ -16,7 +16,15 @@ from specfast.report.style import BLUE, GREEN, INK, LINE_COLORS, MUTED, ORANGE, 
 
 GAP = 3.0  # a step this many times the median spacing is a gap
 
-KINDS = {"features": (BLUE, "o"), "control": (ORANGE, "s"), "baseline": (MUTED, "D")}
+_NAME_WIDTH = 0.062  # inches of a letter of a method's name
+
+# Color and marker of what a row of scores comes from.
+KINDS = {
+    "fine-tuned": (VERMILLION, "^"),
+    "features": (BLUE, "o"),
+    "control": (ORANGE, "s"),
+    "baseline": (MUTED, "D"),
+}
 
 
 @dataclass
@@ -51,14 +59,20 @@ def band_runs(wavelength, good=None) -> list[np.ndarray]:
 
 
 def unmeasured(wavelength, good=None) -> list[tuple[float, float]]:
-    """Return the (low, high) ranges in nm, within the measured range, that no good band covers."""
+    """Return the (low, high) ranges in nm, within the measured range, that no good band covers.
+
+    A gap between good bands counts where it is wide, and where a bad band lies in it, be it only one.
+    """
     wavelength = np.asarray(wavelength, dtype=float)
     good = np.ones(len(wavelength), bool) if good is None else np.asarray(good, dtype=bool)
     usable = np.sort(wavelength[good])
     if usable.size < 3:
         return []
     spacing = float(np.median(np.diff(usable)[np.diff(usable) > 0], axis=0))
-    gaps = np.flatnonzero(np.diff(usable) > GAP * spacing)
+    left_out = np.zeros(len(usable) + 1, bool)
+    left_out[np.searchsorted(usable, wavelength[~good])] = True
+    step = np.diff(usable)
+    gaps = np.flatnonzero((step > GAP * spacing) | (left_out[1:-1] & (step > GAP / 2 * spacing)))
     ranges = [(float(usable[i] + spacing / 2), float(usable[i + 1] - spacing / 2)) for i in gaps]
     low, high = float(np.nanmin(wavelength)), float(np.nanmax(wavelength))
     if usable[0] - low > spacing / 2:
@@ -127,11 +141,12 @@ def spectra(panels: Sequence[SpectrumPanel], quantity: str, columns: int = 2):
 
 
 @styled
-def loss_curves(history: Mapping[str, Sequence[float]]):
+def loss_curves(history: Mapping[str, Sequence[float]], title: str = "Pre-training loss on removed patches"):
     """Training loss with its two parts, over the learning rate.
 
     Args:
         history: columns ``step`` and ``loss``; ``loss_spectral``, ``loss_charbonnier`` and ``lr`` where known.
+        title: above the curves.
 
     Raises:
         ValueError: ``step`` or ``loss`` is missing or empty, or a column has another length.
@@ -148,7 +163,7 @@ def loss_curves(history: Mapping[str, Sequence[float]]):
     fig = new_figure(5.0, 3.7)
     axes = fig.subplots(1 + has_lr, 1, sharex=True, height_ratios=[3, 1] if has_lr else [1], squeeze=False)[:, 0]
     parts = {
-        "loss": ("loss (sum)", INK),
+        "loss": ("loss (sum)" if "loss_spectral" in columns else "loss", INK),
         "loss_spectral": ("spectral: 1 - cosine", VERMILLION),
         "loss_charbonnier": ("Charbonnier (counts twice)", BLUE),
     }
@@ -159,7 +174,7 @@ def loss_curves(history: Mapping[str, Sequence[float]]):
     if all(np.nanmin(columns[key]) > 0 for key in parts if key in columns):
         axes[0].set_yscale("log")
         _plain_log_ticks(axes[0].yaxis)
-    axes[0].set_title("Pre-training loss on removed patches")
+    axes[0].set_title(title)
     axes[0].set_ylabel("loss")
     axes[0].legend()
     if has_lr:
@@ -194,7 +209,7 @@ def probe_chart(rows: Sequence[Mapping], metric: str = "overall accuracy (%)"):
     """Dot chart of probe results: mean, spread and single seeds; features, controls and baselines told apart.
 
     Args:
-        rows: mappings with ``method``, ``kind`` ("features", "control" or "baseline"), ``group`` (one panel a group,
+        rows: mappings with ``method``, ``kind`` (one of :data:`KINDS`), ``group`` (one panel a group,
             such as "field-disjoint, 50 labels a class"), ``values`` (one number a seed). Methods keep the order of
             their first row.
         metric: the x axis.
@@ -208,7 +223,12 @@ def probe_chart(rows: Sequence[Mapping], metric: str = "overall accuracy (%)"):
     methods = list(dict.fromkeys(row["method"] for row in rows))
     columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
-    fig = new_figure(2.4 + 2.6 * columns, 0.75 + lines * (0.6 + 0.21 * len(methods)))
+    # the longest name beside the first panel needs its room, and the legend below its own
+    width = max(2.4, 0.9 + _NAME_WIDTH * max(map(len, methods))) + 2.6 * columns
+    handles = _kind_handles({row["kind"] for row in rows})
+    legend_columns = max(1, min(len(handles), int(width / 1.9)))
+    legend_lines = -(-len(handles) // legend_columns)
+    fig = new_figure(width, 0.55 + 0.2 * legend_lines + lines * (0.6 + 0.21 * len(methods)))
     axes = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for number, ax in enumerate(axes.flat):
         if number >= len(groups):
@@ -218,8 +238,7 @@ def probe_chart(rows: Sequence[Mapping], metric: str = "overall accuracy (%)"):
         ax.set_title(textwrap.fill(groups[number], 26))
         ax.set_xlabel(metric)
         ax.label_outer()
-    handles = _kind_handles({row["kind"] for row in rows})
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
     return fig
 
 
@@ -234,25 +253,30 @@ def draw_probe(ax, rows: Sequence[Mapping], methods: Sequence[str]) -> None:
         ax.plot(values, np.full(values.size, y), linestyle="none", marker="|", color=color, alpha=0.6, markersize=6)
         ax.errorbar(mean, y, xerr=spread, color=color, marker=marker, markersize=6, linewidth=1.6, zorder=3)
         ax.annotate(
-            f"{mean:.1f}",
+            f"{mean:.1f}" if abs(mean) >= 10 else f"{mean:.3g}",
             (max(mean + spread, values.max()), y),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
-            color=color if row["kind"] == "features" else INK,
+            color=color if row["kind"] in ("fine-tuned", "features") else INK,
             fontsize="small",
         )
     ax.set_yticks(range(len(methods)), methods)
     ax.set_ylim(len(methods) - 0.4, -0.6)
     ax.margins(x=0.14)
-    ax.locator_params(axis="x", nbins=6, integer=True)
+    ax.locator_params(axis="x", nbins=6)
     ax.tick_params(axis="y", length=0)
 
 
 def _kind_handles(kinds):
     from matplotlib.lines import Line2D
 
-    names = {"features": "frozen SpecAware features", "control": "control", "baseline": "baseline"}
+    names = {
+        "fine-tuned": "fine-tuned SpecAware",
+        "features": "frozen SpecAware features",
+        "control": "control",
+        "baseline": "baseline",
+    }
     return [
         Line2D([], [], color=color, marker=marker, linestyle="none", label=names[kind])
         for kind, (color, marker) in KINDS.items()

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Sequence
+
+import numpy as np
 
 # Okabe & Ito, "Color universal design" (2008): told apart under every common color vision deficiency.
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
@@ -36,6 +39,16 @@ CLASS_COLORS = (
 )
 UNLABELED = "#eef1f4"
 MASKED = "#c3c9d0"  # removed patches and invalid pixels in composites
+
+# Perceptually uniform (van der Walt and Smith 2015; Nunez et al. 2018), one for each kind of number, so that a reader
+# who has seen one figure knows what the next one shows. The diverging one is ColorBrewer's, safe for the color blind.
+COLORMAPS = {
+    "value": "viridis",
+    "change": "magma",
+    "anomaly": "inferno",
+    "uncertainty": "cividis",
+    "difference": "RdBu_r",
+}
 
 _RC = {
     "font.family": "sans-serif",
@@ -90,12 +103,29 @@ def styled(function=None, *, scale: float = 1.0):
     return inner
 
 
-def new_figure(width: float, height: float, **kwargs):
-    """Return an empty constrained-layout Figure of ``width`` x ``height`` inches, tied to no window."""
+def new_figure(width: float, height: float, layout: str = "constrained"):
+    """Return an empty Figure of ``width`` x ``height`` inches, tied to no window; ``compressed`` suits rows of maps."""
     matplotlib()
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", **kwargs)
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def is_wide(shape: Sequence[int]) -> bool:
+    """Whether a map of ``shape`` [H, W] has its color bar below rather than beside it."""
+    return shape[1] > 1.6 * shape[0]
+
+
+def map_size(shape: Sequence[int], longest: float, beside: float = 0.0, above: float = 0.35) -> tuple[float, float]:
+    """Return width and height in inches for a map of ``shape`` [H, W]: no side above ``longest``, none below a third.
+
+    ``beside`` is kept free for a color bar (below, where the map is wide), ``above`` for the title.
+    """
+    height, width = (max(1, int(n)) for n in tuple(shape)[:2])
+    scale = longest / max(height, width)
+    drawn = max(width * scale, longest / 3), max(height * scale, longest / 3)
+    wide = is_wide(shape)
+    return drawn[0] + (0.0 if wide else beside), drawn[1] + above + (beside if wide else 0.0)
 
 
 @styled
@@ -111,6 +141,24 @@ def to_png(fig, dpi: float = 192) -> bytes:
     """Render ``fig`` as PNG; the default is two pixels for each CSS pixel."""
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+    return out.getvalue()
+
+
+def picture_png(picture) -> bytes:
+    """Return a picture [H, W, 3] of floats 0-1 as PNG, one pixel of the file for each of the picture.
+
+    Raises:
+        ValueError: not [H, W, 3].
+    """
+    matplotlib()
+    from matplotlib.image import imsave
+
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise ValueError(f"picture: expected [H, W, 3], got shape {list(picture.shape)}")
+    out = io.BytesIO()
+    pixels = (np.clip(picture, 0.0, 1.0) * 255).round().astype(np.uint8)
+    imsave(out, pixels, format="png", metadata={"Software": None})
     return out.getvalue()
 
 

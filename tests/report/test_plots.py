@@ -64,6 +64,23 @@ def test_spectra_draw_each_line_name_the_sensor_and_shade_the_gap():
         report.spectra([SpectrumPanel("t", "s", GAPPED, {"input": np.zeros(3)})], "radiance")
 
 
+def test_probe_chart_has_room_for_long_names_and_its_legend():
+    name = "LDA, raw spectrum beside the frozen features of a random encoder"
+    kinds = ("fine-tuned", "features", "control", "baseline")
+    rows = [
+        {"method": f"{name} {n}", "kind": kind, "group": "random", "values": [50 + n]} for n, kind in enumerate(kinds)
+    ]
+    fig = report.probe_chart(rows)
+    style.styled(fig.draw_without_rendering)()
+    page = fig.bbox
+    inside = [
+        fig.legends[0].get_window_extent(),
+        *(label.get_window_extent() for label in fig.axes[0].get_yticklabels()),
+    ]
+    assert all(box.x0 >= page.x0 and box.x1 <= page.x1 for box in inside)
+    assert fig.axes[0].get_window_extent().width > 150
+
+
 def test_loss_curves_have_each_part_and_the_learning_rate():
     step = np.arange(100)
     history = {"step": step, "loss": 3.0 + step, "loss_spectral": 1.0 + step, "loss_charbonnier": 1.0 + 0 * step}
@@ -145,7 +162,7 @@ def test_reconstructions_show_every_picture():
 
 def test_class_maps_share_colors_and_a_legend_with_counts():
     truth = np.array([[0, 1, 1], [2, 2, 2]])
-    fig = report.class_maps([("ground truth", truth), ("probe", truth[::-1])], ["Corn", "Woods"], counts_from=truth)
+    fig = report.class_maps([("ground truth", truth), ("probe", truth[::-1])], ["Corn", "Woods"], counts=[2, 3])
     assert len(fig.axes) == 2
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["Corn (2)", "Woods (3)"]
     shown = fig.axes[0].images[0].get_array()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a run of seconds that shows the parts work; no result")
     parser.add_argument("--fresh", action="store_true", help="do every stage anew")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--json", action="store_true", help="print where the results are as a JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,10 +35,15 @@ def run(args: argparse.Namespace) -> int:
         settings = settings.made_quick()
     if args.steps is not None:
         settings = settings.with_steps(args.steps)
+    told = sys.stderr if args.json else sys.stdout
     try:
-        report = run_demo(settings, args.out, fresh=args.fresh, progress=not args.quiet)
+        with contextlib.redirect_stdout(told):
+            report = run_demo(settings, args.out, fresh=args.fresh, progress=not args.quiet)
     except KeyboardInterrupt as stop:
         print("specfast demo: interrupted; run the same command again to go on", file=sys.stderr)
         return 128 + getattr(stop, "signal", signal.SIGINT)
-    print(f"\nThe report: {report}")
+    if args.json:
+        print(json.dumps({"report": str(report), "probe": str(args.out / "probe.json")}))
+    else:
+        print(f"\nThe report: {report}")
     return 0

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from specfast import report
-from specfast.cli.demo.reconstruction import MODEL, NEAREST, Filled
 from specfast.cli.demo.scene import CLASSES, GSD, SOURCE
-from specfast.report.composites import hide_patches, rgb_bands, rgb_composite, shared_limits
 from specfast.report.maps import class_picture
+from specfast.report.reconstruction import MODEL, NEAREST, Filled, pictures
 
 QUANTITY = "radiance (µW cm$^{-2}$ nm$^{-1}$ sr$^{-1}$)"
 SHOWN_CLASSES = (14, 11, 2, 5)  # woods, soybean, corn, grass: common, and unlike each other
@@ -49,19 +48,6 @@ class Results:
     probe: list[dict]
     verdict: str
     notes: list[str]
-
-
-def pictures(filled: Filled, wavelength) -> list[tuple[str, np.ndarray]]:
-    """Input, masked input and reconstruction in natural color, all with the input's stretch."""
-    bands = rgb_bands(wavelength)
-    limits = shared_limits(filled.original, bands)
-    p = filled.original.shape[1] // filled.removed.shape[0]
-    whole = rgb_composite(filled.original, wavelength, limits=limits)
-    return [
-        ("input", whole),
-        (f"{filled.removed.mean():.0%} removed", hide_patches(whole, filled.removed, p)),
-        ("reconstruction", rgb_composite(filled.ways[MODEL], wavelength, limits=limits)),
-    ]
 
 
 def shown_pixels(filled: Filled, labels: np.ndarray) -> list[tuple[int, int]]:
@@ -220,7 +206,7 @@ def _map(page, results: Results) -> None:
         report.class_maps(
             [("ground truth", results.labels), ("from frozen features", np.where(where, results.class_map, 0))],
             CLASSES,
-            counts_from=results.labels,
+            counts=np.bincount(results.labels.ravel(), minlength=len(CLASSES) + 1)[1:],
         ),
         "Ground truth and predicted classes; in brackets the number of labeled pixels.",
         "Two class maps of the scene side by side, with a legend of 16 classes.",

@@ -130,12 +130,12 @@ def pretrain_model(settings: Settings, store: Path, initial: Path, folder: Path,
 def fill_scenes(settings: Settings, images: dict, model_folder: Path, folder: Path) -> None:
     """Remove three quarters of both scenes' patches, fill them in, and measure the error."""
     from specfast import SpecAwareMAE
-    from specfast.cli.demo.reconstruction import fill
+    from specfast.report.reconstruction import fill
 
     model = SpecAwareMAE.from_pretrained(model_folder)
     errors = {}
     for number, (sensor, image) in enumerate(images.items()):
-        filled = fill(model, image, mask_ratio=0.75, seed=settings.seed)
+        filled = fill(model, image.sample(), mask_ratio=0.75, seed=settings.seed)
         np.savez(folder / f"filled_{number}.npz", removed=filled.removed, **_named(filled))
         errors[sensor] = {
             way: {"relative_error": filled.relative_error(way), "spectral_angle_deg": filled.spectral_angle(way)}
@@ -146,7 +146,7 @@ def fill_scenes(settings: Settings, images: dict, model_folder: Path, folder: Pa
 
 def read_filled(folder: Path, sensors: list[str]) -> dict:
     """Return sensor -> Filled, as :func:`fill_scenes` left them."""
-    from specfast.cli.demo.reconstruction import Filled
+    from specfast.report.reconstruction import Filled
 
     result = {}
     for number, sensor in enumerate(sensors):

@@ -1,4 +1,4 @@
-"""What the pre-trained model fills in: a scene with patches removed, and two simple ways to fill them for comparison.
+"""What a pre-trained model fills in: an image with patches removed, and two simple ways to fill them for comparison.
 
 Legend: C bands, H x W pixels, N patches of p x p pixels.
 """
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from specfast.batch import SpectralBatch
+from specfast.batch import SpectralBatch, SpectralSample
+from specfast.report.composites import RGB_WAVELENGTHS, display_bands, hide_patches, rgb_composite, shared_limits
 
 
 @dataclass
 class Filled:
-    """A scene, cut to whole windows, with removed patches filled in.
+    """An image, cut to whole windows, with removed patches filled in.
 
     Attributes:
         original: float32 [C, H, W].
@@ -36,7 +37,7 @@ class Filled:
     def relative_error(self, way: str) -> float:
         """Root of summed squared error over root of summed squares of the original, over removed pixels."""
         difference = (self.ways[way] - self.original)[:, self.pixels]
-        return float(np.sqrt(np.square(difference).sum() / np.square(self.original[:, self.pixels]).sum()))
+        return float(np.sqrt(np.square(difference).sum() / (np.square(self.original[:, self.pixels]).sum() + 1e-12)))
 
     def spectral_angle(self, way: str) -> float:
         """Mean angle in degrees between filled and original spectra of removed pixels."""
@@ -53,19 +54,27 @@ MODEL, MEAN, NEAREST = "SpecAware", "mean of the kept pixels", "nearest kept pix
 
 
 @torch.inference_mode()
-def fill(model, image, *, mask_ratio: float, seed: int) -> Filled:
-    """Remove patches of a scene, window by window of the model's training size, and fill them in.
+def fill(model, sample: SpectralSample, *, mask_ratio: float, seed: int) -> Filled:
+    """Remove patches of an image, window by window of the model's training size, and fill them in.
 
-    The same seed removes the same patches of every scene of the same size, whatever its bands.
+    The same seed removes the same patches of every image of the same size, whatever its bands.
 
     Args:
         model: SpecAwareMAE.
-        image: SpectralImage at least as large as the model's training crops; what is left beyond whole windows is cut.
+        sample: at least one patch large; what is left beyond whole windows is cut. Windows of an image smaller than
+            the model's training crops are as large as it.
+        mask_ratio: share of the patches removed, as in pre-training.
+        seed: of the masks.
+
+    Raises:
+        ValueError: the image is smaller than a patch.
     """
-    size, p = model.config.image_size, model.config.patch_size
-    height, width = (length // size * size for length in image.shape[1:])
-    sample = image.sample((0, 0, height, width))
-    cube = sample.image.float()
+    p = model.config.patch_size
+    size = min(model.config.image_size, *sample.image.shape[1:]) // p * p
+    if size == 0:
+        raise ValueError(f"sample: expected at least {p} x {p} pixels, one patch; got {list(sample.image.shape[1:])}")
+    height, width = (length // size * size for length in sample.image.shape[1:])
+    cube = sample.image[:, :height, :width].float()
     grid = size // p
     generator = torch.Generator().manual_seed(seed)
     filled, removed = torch.empty_like(cube), np.empty((height // p, width // p), dtype=bool)
@@ -96,6 +105,26 @@ def fill(model, image, *, mask_ratio: float, seed: int) -> Filled:
     result.ways[MEAN] = _by_window(result.original, known, size, _mean)
     result.ways[NEAREST] = _by_window(result.original, known, size, _nearest)
     return result
+
+
+def pictures(filled: Filled, wavelength) -> list[tuple[str, np.ndarray]]:
+    """Return (title, [H, W, 3]): input, masked input and reconstruction, all with the input's stretch.
+
+    Natural color where the bands have it, see :func:`specfast.report.composites.display_bands`.
+    """
+    bands, _ = display_bands(wavelength)
+    limits = shared_limits(filled.original, bands)
+    p = filled.original.shape[1] // filled.removed.shape[0]
+
+    def composite(cube):
+        return rgb_composite(cube[list(bands)], RGB_WAVELENGTHS, limits=limits)
+
+    whole = composite(filled.original)
+    return [
+        ("input", whole),
+        (f"{filled.removed.mean():.0%} removed", hide_patches(whole, filled.removed, p)),
+        ("reconstruction", composite(filled.ways[MODEL])),
+    ]
 
 
 def _by_window(cube: np.ndarray, known: np.ndarray, size: int, way) -> np.ndarray:
