@@ -14,9 +14,30 @@ _PUBLIC = {
     "SpecAwareEncoder": "specfast.models",
     "create_model": "specfast.models",
     "list_models": "specfast.models",
+    "load_model": "specfast.models",
     "load_published": "specfast.models",
+    "patch": "specfast.models.patching",
+    "unpatch": "specfast.models.patching",
+    "DownstreamConfig": "specfast.models",
+    "SpecAwareSegmenter": "specfast.models",
+    "SpecAwareClassifier": "specfast.models",
+    "SpecAwareRegressor": "specfast.models",
+    "SpecAwareChangeDetector": "specfast.models",
 }
-_SUBMODULES = ("data", "dssync", "errors", "evaluate", "models", "ops", "report", "testing", "train")
+_SUBMODULES = (
+    "data",
+    "dssync",
+    "errors",
+    "evaluate",
+    "export",
+    "infer",
+    "models",
+    "ops",
+    "report",
+    "tasks",
+    "testing",
+    "train",
+)
 
 __all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
 

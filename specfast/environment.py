@@ -26,6 +26,7 @@ VARIABLES = {
 EXTRAS = {
     "geo": ("GeoTIFF, coordinate systems", {"rasterio": "rasterio"}),
     "hdf": ("NetCDF, HDF5, MATLAB 7.3", {"h5py": "h5py", "h5netcdf": "h5netcdf"}),
+    "zarr": ("embeddings as Zarr", {"zarr": "zarr"}),
     "plot": ("pictures", {"matplotlib": "matplotlib"}),
     "probe": ("probes of frozen features", {"scikit-learn": "sklearn"}),
     "demo": (
@@ -34,7 +35,10 @@ EXTRAS = {
     ),
     "text": ("descriptions of any sensor", {"sentence-transformers": "sentence_transformers"}),
     "tensorboard": ("training curves", {"tensorboard": "tensorboard"}),
-    "lightning": ("DS-Sync as a callback", {"lightning": "lightning"}),
+    "lightning": ("modules, DS-Sync as a callback", {"lightning": "lightning"}),
+    "export": ("ONNX files", {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"}),
+    "hub": ("models of the Hugging Face hub", {"huggingface-hub": "huggingface_hub"}),
+    "terratorch": ("a backbone of TerraTorch", {"terratorch": "terratorch"}),
 }
 
 

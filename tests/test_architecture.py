@@ -32,10 +32,15 @@ ARROWS = {
         "dssync": {"ops"},
         "train": {"models", "data", "dssync"},
         "evaluate": {"models", "data"},
+        "tasks": {"models", "data", "train", "evaluate"},
+        "infer": {"models", "data"},
+        "export": {"models", "data", "testing"},
+        "integrations": {"models", "data", "train"},
         "report": {"models", "data"},
         "environment": {"_native"},
         # __init__: the public names, fetched from anywhere; only the top may use these
-        "cli": {"__init__", "train", "evaluate", "report", "models", "data", "dssync", "ops", "environment"},
+        "cli": {"__init__", "export", "train", "tasks", "infer", "evaluate", "report"}
+        | {"models", "data", "dssync", "ops", "environment"},
         "__main__": {"cli", "environment"},
     }.items()
 }

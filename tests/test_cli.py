@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
 import specfast
 from specfast import cli, environment
 from specfast.batch import check_bands
+from specfast.data import SpectralImage, prepare
 from specfast.errors import DataError
 
 
@@ -114,6 +117,41 @@ def test_interrupt(add_command, capsys):
     add_command(raising(KeyboardInterrupt()))
     assert cli.main(["fake"]) == 130
     assert capsys.readouterr().err == "specfast fake: interrupted\n"
+
+
+def test_overview_names_the_exit_codes(capsys):
+    cli.main(["--help"])
+    shown = "exit codes: 0 done, 1 a check failed, 2 a mistake in the call or its files, 130 interrupted"
+    assert capsys.readouterr().out.splitlines()[-1] == shown
+    assert (cli.OK, cli.CHECK_FAILED, cli.MISUSED, cli.INTERRUPTED) == (0, 1, 2, 130)
+
+
+def test_a_failed_check_is_told_by_its_exit_code(tmp_path, capsys):
+    cube = np.random.default_rng(0).random((3, 8, 8), dtype=np.float32)
+    tables = {"wavelength": [500, 600, 700], "fwhm": [10, 10, 10]}
+    store = tmp_path / "store"
+    prepare([SpectralImage.from_array(cube, **tables, gsd=1, sensor="others", level="L2")], store, tile=8)
+    assert cli.main(["prepare", "--verify", "--json", "--quiet", str(store)]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["tiles"] == 1
+    assert err == "all 1 tiles verified\n"
+    (tiles,) = [path for path in (store / "scenes").iterdir() if path.suffix != ".json"]
+    content = bytearray(tiles.read_bytes())
+    content[0] ^= 1
+    tiles.write_bytes(content)
+    assert cli.main(["prepare", "--verify", "--json", "--quiet", str(store)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is damaged: checksum differs" in err
+
+
+def test_sensors_as_json(capsys):
+    assert cli.main(["sensors", "--json"]) == 0
+    listed = {sensor["key"]: sensor for sensor in json.loads(capsys.readouterr().out)}
+    assert cli.main(["sensors", "aviris_ng", "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one["bands"] == len(one["wavelength"]) == len(one["fwhm"]) == len(one["good_bands"]) == 425
+    assert {key: one[key] for key in listed["aviris_ng"]} == listed["aviris_ng"]
 
 
 def test_module_prints_the_report_and_the_commands():

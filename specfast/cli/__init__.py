@@ -1,17 +1,21 @@
 """The command line: ``specfast COMMAND ...``. One file a command, imported only when that command is asked for.
 
-A command's module offers ``HELP`` (text), ``add_arguments(parser)`` and ``run(args) -> exit code``.
+A command's module offers ``HELP`` (text), ``add_arguments(parser)`` and ``run(args) -> exit code``; the parser adds
+``--config`` and ``--print-config``. A command that reports something declares ``--json`` and then prints one JSON
+value on stdout, and everything else on stderr.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import os
 import sys
+from types import ModuleType
 
 from specfast import __version__
+from specfast.cli.options import leaves
+from specfast.cli.parser import Parser
 from specfast.errors import SpecfastError
 
 COMMANDS = {
@@ -21,14 +25,24 @@ COMMANDS = {
     "pretrain": "pre-train a SpecAware model on a store",
     "dssync": "plan, simulate and measure group averaging on a network",
     "probe": "measure frozen features on a labeled scene",
+    "finetune": "train a model for a task on labeled scenes, beside baselines",
+    "segment": "map classes or targets of whole scenes with a fine-tuned model",
+    "embed": "write an encoder's features of whole scenes",
+    "change": "map what changed between two dates",
+    "detect": "map anomaly scores of whole scenes",
+    "show": "draw a scene, a map, an embedding, a table or a run as PNG, SVG or HTML",
+    "export": "write the encoder for one sensor as ONNX, AOTInductor or torch.export",
     "demo": "run the main job on a real scene and write a report",
+    "completion": "print a script that completes commands and options in your shell",
 }
 
-OK, MISUSED, INTERRUPTED = 0, 2, 130
+# What main returns: done; a check that was asked for failed; a mistake in the call or its files; stopped.
+# A signal other than SIGINT gives 128 + its number where a command catches it, and a bug leaves as Python's 1.
+OK, CHECK_FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 a mistake in the call or its files, 130 stopped.
+    """Run one command and return its exit code, one of those above.
 
     A mistake is one line on stderr; with SPECFAST_DEBUG=1 it is a traceback. Other exceptions leave as they are.
     """
@@ -59,19 +73,28 @@ def _overview() -> str:
             *lines,
             "",
             "specfast COMMAND --help describes one; python -m specfast shows what is installed.",
+            "exit codes: 0 done, 1 a check failed, 2 a mistake in the call or its files, 130 interrupted",
         ]
     )
 
 
-def _run(name: str, argv: list[str]) -> int:
+def load(name: str) -> tuple[ModuleType, Parser]:
+    """Import the command ``name``; return its module and its parser with all options."""
     command = importlib.import_module(f"specfast.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"specfast {name}", description=command.HELP)
+    parser = Parser(prog=f"specfast {name}", description=command.HELP)
     command.add_arguments(parser)
+    for leaf in leaves(parser):
+        leaf.add_configuration()
+    return command, parser
+
+
+def _run(name: str, argv: list[str]) -> int:
     try:
-        args = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse has said why
-        return stop.code if isinstance(stop.code, int) else MISUSED
-    try:
+        command, parser = load(name)
+        try:
+            args = parser.parse_args(argv)
+        except SystemExit as stop:  # argparse has said why, or printed what was asked for
+            return stop.code if isinstance(stop.code, int) else MISUSED
         return command.run(args) or OK
     except KeyboardInterrupt:
         print(f"specfast {name}: interrupted", file=sys.stderr)

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     simulate.add_argument(
         "--every", type=int, default=8, metavar="H", help="steps between averages of local SGD (default: %(default)s)"
     )
-    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--seed", type=int, default=0, help="fixes what is drawn at random (default: %(default)s)")
     simulate.add_argument("--out", type=Path, metavar="PNG", help='draw it (needs "specfast[plot]")')
     simulate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measure.add_argument("--mbytes", type=float, default=4.0, metavar="MB", help="size of a message (default: 4)")
     measure.add_argument("--repeats", type=int, default=5, metavar="N", help="messages a pair (default: 5)")
     measure.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    measure.add_argument("--json", action="store_true", help="print the topology on stdout, also with --out")
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -240,10 +241,12 @@ def _measure(args: argparse.Namespace) -> int:
     with connect(args.device) as world:
         topology = measure_topology(nbytes=round(args.mbytes * 1e6), repeats=args.repeats)
         if world.is_main:
+            printed = args.json or args.out is None
+            told = sys.stderr if printed else sys.stdout
             for line in (topology.describe(), *topology.notes):
-                print(line, file=sys.stderr if args.out is None else sys.stdout)
-            if args.out is None:
+                print(line, file=told)
+            if args.out is not None:
+                print(f"written to {topology.save(args.out)}", file=told)
+            if printed:
                 print(json.dumps(topology.to_json(), indent=2))
-            else:
-                print(f"written to {topology.save(args.out)}")
     return 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 
+from specfast.cli import scenes
 from specfast.errors import DataError
 
 HELP = (
@@ -33,22 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VALUE",
         help="larger values are invalid (default: 30 or 100 for AVIRIS radiance, 2.5 for its reflectance, else none)",
     )
-    scene = parser.add_argument_group("what the files do not say (applied to all scenes)")
-    scene.add_argument("--sensor", help="sensor, see specfast sensors")
-    scene.add_argument("--level", help="L1 (radiance) or L2 (reflectance)")
-    scene.add_argument("--gsd", type=float, metavar="METERS", help="ground sampling distance")
-    scene.add_argument("--scale", type=float, help="stored number of one physical unit, as 10000 for reflectance")
-    scene.add_argument("--offset", type=float, help="physical = stored / scale + offset")
-    scene.add_argument("--nodata", type=float, metavar="VALUE", help="value of pixels without data")
-    scene.add_argument("--variable", metavar="NAME", help="name of the cube in .mat, NetCDF or HDF5 files")
-    scene.add_argument(
-        "--out-of-range",
-        choices=("raise", "drop"),
-        default="raise",
-        help="bands outside 350 to 2550 nm: an error, or left out (default: %(default)s)",
-    )
+    scenes.add_told(parser)
     parser.add_argument("--verify", action="store_true", help="check every tile's checksum; needs no scenes")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--json", action="store_true", help="print what the store holds as a JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,28 +48,32 @@ def run(args: argparse.Namespace) -> int:
     from specfast.data.preparation import prepare
     from specfast.data.store import SpectralStore
 
-    *scenes, out = args.paths
-    if not scenes and not args.verify:
+    *files, out = args.paths
+    if not files and not args.verify:
         raise DataError(f"expected scenes and then the folder of the store, got only {out}")
-    if scenes:
-        given = ("sensor", "level", "gsd", "scale", "offset", "nodata", "variable", "out_of_range")
+    said = sys.stderr if args.json else sys.stdout
+    if files:
         store = prepare(
-            scenes,
+            files,
             out,
             tile=args.tile,
             stride=args.stride,
             max_invalid=args.max_invalid,
             max_value=args.max_value,
             progress=not args.quiet,
-            on_scene=lambda record, status: tqdm.write(describe(record, status)),
-            **{name: getattr(args, name) for name in given if getattr(args, name) is not None},
+            on_scene=lambda record, status: tqdm.write(describe(record, status), file=said),
+            **scenes.told(args),
         )
     else:
         store = SpectralStore.open(out)
     if args.verify:
-        store.verify(progress=not args.quiet)
-        print(f"all {len(store)} tiles verified")
-    print(summary(store))
+        try:
+            store.verify(progress=not args.quiet)
+        except DataError as error:
+            print(f"specfast prepare: {error}", file=sys.stderr)
+            return 1
+        print(f"all {len(store)} tiles verified", file=said)
+    print(json.dumps(contents(store), indent=2) if args.json else summary(store))
     return 0
 
 
@@ -94,6 +89,26 @@ def describe(record, status: str) -> str:
         *(f"  {note}" for note in record.notes),
     ]
     return "\n".join(lines)
+
+
+def contents(store) -> dict:
+    """Return what a store holds, scene by scene, as plain values."""
+    scenes = [
+        {
+            "name": record.name,
+            "source": record.source,
+            "sensor": record.sensor,
+            "level": record.level,
+            "gsd": record.gsd,
+            "bands": len(record.bands),
+            "tile": list(record.tile),
+            "tiles": len(record),
+            "left_out": record.rejected,
+            "notes": record.notes,
+        }
+        for record in store.scenes
+    ]
+    return {"store": str(store.path), "tiles": len(store), "bytes": store.nbytes, "scenes": scenes}
 
 
 def summary(store) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -18,9 +19,12 @@ HELP = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from specfast.train.config import PUBLISHED, PretrainConfig
 
-    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="options by name")
+    # PretrainConfig checks all values, so its own YAML is read here and not by the parser.
+    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="the same as --config CONFIG.yaml")
+    parser.add_argument("--config", dest="config_file", type=Path, metavar="FILE.yaml", help="options by name")
     parser.add_argument("--print-config", action="store_true", help="print all options as YAML and stop")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--json", action="store_true", help="print what the run left behind as a JSON object")
     options = parser.add_argument_group("the run (defaults that are not marked as published are our choice)")
     defaults = PretrainConfig()
     for field in dataclasses.fields(PretrainConfig):
@@ -47,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from specfast.train.config import PretrainConfig, read_yaml
 
-    values = read_yaml(args.config) if args.config else {}
+    if args.config and args.config_file:
+        raise ValueError(f"--config: expected one file of options; got {args.config} and {args.config_file}")
+    source = args.config or args.config_file
+    values = read_yaml(source) if source else {}
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(PretrainConfig) if hasattr(args, f.name)}
     if "model_options" in given:
         given["model_options"] = {**(values.get("model_options") or {}), **dict(given["model_options"])}
@@ -68,10 +75,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"specfast pretrain: {stop}; run the same command again to go on", file=sys.stderr)
         return 128 + stop.signal
     if main_process:
-        loss = f", loss {result.history[-1]['loss']:.4f}" if result.history else ""
-        print(
-            f"{result.out_dir}: {config.steps} steps in {result.seconds:.0f} s{loss}; model in {result.out_dir}/model"
-        )
+        loss = result.history[-1]["loss"] if result.history else None
+        model = result.out_dir / "model"
+        if args.json:
+            seconds = round(result.seconds, 3)
+            print(json.dumps({"model": str(model), "steps": config.steps, "seconds": seconds, "loss": loss}))
+        else:
+            shown = "" if loss is None else f", loss {loss:.4f}"
+            print(f"{result.out_dir}: {config.steps} steps in {result.seconds:.0f} s{shown}; model in {model}")
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from specfast.cli.scenes import add_told, device_of, open_scenes
 from specfast.errors import DataError
 
 HELP = (
@@ -70,22 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     features.add_argument("--components", type=int, metavar="N", help="whitened components kept of the features")
     features.add_argument("--device", help="such as cuda (default: cuda if there is one)")
 
-    scene = parser.add_argument_group("what the files do not say (applied to all scenes)")
-    scene.add_argument("--sensor", help="sensor, see specfast sensors")
-    scene.add_argument("--level", help="L1 (radiance) or L2 (reflectance)")
-    scene.add_argument("--gsd", type=float, metavar="METERS", help="ground sampling distance")
-    scene.add_argument("--scale", type=float, help="stored number of one physical unit, as 10000 for reflectance")
-    scene.add_argument("--nodata", type=float, metavar="VALUE", help="value of pixels without data")
-    scene.add_argument("--variable", metavar="NAME", help="name of the cube in .mat, NetCDF or HDF5 files")
-    scene.add_argument(
-        "--out-of-range", choices=("raise", "drop"), help="bands outside 350 to 2550 nm: an error, or left out"
-    )
+    add_told(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
-    from specfast import data
     from specfast.evaluate import probe, read_labels
     from specfast.evaluate.baselines import require_sklearn
     from specfast.models import SpecAwareEncoder
@@ -97,9 +86,7 @@ def run(args: argparse.Namespace) -> int:
             f"--labels: expected one file for each of the {len(args.scenes)} scenes, got {len(args.labels)}"
         )
     labels = [read_labels(path, args.labels_variable) for path in args.labels]
-    given = ("sensor", "level", "gsd", "scale", "nodata", "variable", "out_of_range")
-    options = {name: getattr(args, name) for name in given if getattr(args, name) is not None}
-    images = [data.open(path, **options) for path in args.scenes]
+    images = open_scenes(args, args.scenes)
     for scene, image, path, one in zip(args.scenes, images, args.labels, labels, strict=True):
         if one.shape != tuple(image.shape[1:]):
             raise DataError(
@@ -108,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
             )
     if not args.model.is_dir():
         raise DataError(f"{args.model}: expected the folder of a saved model (config.json, model.safetensors)")
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = SpecAwareEncoder.from_pretrained(args.model).to(device)
+    encoder = SpecAwareEncoder.from_pretrained(args.model).to(device_of(args))
     recipe = {
         name: getattr(args, name)
         for name in ("method", "factor", "stride", "levels", "window")

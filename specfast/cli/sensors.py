@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
 
 import numpy as np
@@ -15,20 +16,51 @@ HELP = "List the known sensors, or the bands of one."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="key or alias, in any case; default: list all")
-    parser.add_argument("--csv", action="store_true", help="comma-separated values, for other programs")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="comma-separated values, for other programs")
+    form.add_argument("--json", action="store_true", help="a list of objects, or one object with the bands as lists")
 
 
 def run(args: argparse.Namespace) -> int:
     from specfast.data.sensors import find_sensor, sensors
 
     if args.name is None:
-        _list_all(sensors().values(), args.csv)
+        if args.json:
+            print(json.dumps([describe(sensor) for sensor in sensors().values()], indent=2))
+        else:
+            _list_all(sensors().values(), args.csv)
         return 0
     sensor = find_sensor(args.name)
     if sensor is None:
         raise DataError(f"unknown sensor {args.name!r}; known: {', '.join(sensors())}")
-    _list_bands(sensor, args.csv)
+    if args.json:
+        print(json.dumps(describe(sensor) | band_lists(sensor), indent=2))
+    else:
+        _list_bands(sensor, args.csv)
     return 0
+
+
+def describe(sensor) -> dict:
+    """Return what is known of a sensor as a whole, as plain values; unknown is None."""
+    return {
+        "key": sensor.key,
+        "name": sensor.name,
+        "aliases": list(sensor.aliases),
+        "bands": len(sensor),
+        "gsd": sensor.gsd,
+        "attribute": sensor.attribute,
+        "source": sensor.source,
+    }
+
+
+def band_lists(sensor) -> dict:
+    """Return a sensor's tables: wavelength and fwhm in nm, good bands, and the water bands (from 0) by level."""
+    return {
+        "wavelength": sensor.wavelength.tolist(),
+        "fwhm": [None if np.isnan(width) else width for width in sensor.fwhm.tolist()],
+        "good_bands": sensor.good_bands.tolist(),
+        "water_bands": {level: bands.tolist() for level, bands in sensor.water_bands.items()},
+    }
 
 
 def _list_all(all_sensors, as_csv: bool) -> None:
