@@ -83,7 +83,15 @@ def model_card(
         "Trained on": trained_on,
     }
     header = yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False)
-    inputs = "batch_before, batch_after" if architecture == "SpecAwareChangeDetector" else "batch"
+    images = [("image", "scene", "batch")]
+    if architecture == "SpecAwareChangeDetector":
+        images = [(date, date, f"batch_{date}") for date in ("before", "after")]
+    example = "\n".join(
+        f"""{image} = specfast.data.open("{file}.hdr")  # wavelengths, FWHM, GSD, sensor and level come from the file
+{batch} = specfast.SpectralBatch.from_samples([{image}.sample(window=(0, 0, 224, 224))], {encoder["patch_size"]})"""
+        for image, file, batch in images
+    )
+    inputs = ", ".join(batch for *_, batch in images)
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value)
     return f"""---
 {header}---
@@ -100,8 +108,7 @@ A [SpecAware](https://arxiv.org/abs/2510.27219) model for hyperspectral images o
 import specfast
 
 model = specfast.{architecture}.from_pretrained("THIS_REPOSITORY").eval()
-image = specfast.data.open("scene.hdr")  # wavelengths, FWHM, GSD, sensor and level come from the file
-batch = specfast.SpectralBatch.from_samples([image.sample(window=(0, 0, 224, 224))], {encoder["patch_size"]})
+{example}
 out = model({inputs})
 ```
 

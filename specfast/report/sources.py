@@ -111,10 +111,12 @@ def strips(
     """
     row, column, height, width = (0, 0, *image.shape[1:]) if window is None else window
     # all bands count: where they are interleaved, the system reads those beside the ones asked for, too
-    rows = max(1, _BUDGET // (4 * image.shape[0] * width * step[0])) * step[0]
-    for start in range(0, height, rows):
-        block = image.read((row + start, column, min(rows, height - start), width), bands)
-        yield block[:, :: step[0], :: step[1]]
+    rows = _BUDGET // (4 * image.shape[0] * width * step[0]) * step[0]
+    for start in range(0, height, rows or step[0]):
+        # where even the rows of one step are too many, only the one that is kept is read
+        block = image.read((row + start, column, min(rows or 1, height - start), width), bands)
+        # a view would keep the whole strip in memory, and a caller that gathers the strips the whole file
+        yield block if step == (1, 1) else block[:, :: step[0], :: step[1]].copy()
 
 
 def thinned(image: SpectralImage, *, bands=None, window: Window | None = None, step: Step = (1, 1)) -> np.ndarray:

@@ -66,6 +66,27 @@ def test_a_task_model_s_card(tmp_path):
     assert "| Outputs | corn, oats |" in text
 
 
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [("encoder", {}), ("segmentation", {"outputs": ["corn", "oats"]}), ("change", {"outputs": ["change"]})],
+)
+def test_the_card_s_code_runs(tmp_path, monkeypatch, task, options):
+    sizes = {"image_size": 32, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    model = specfast.create_model("specaware_tiny_patch16", task=task, **sizes, **options)
+    text = (hub.save_with_card(model, tmp_path / "model") / "README.md").read_text()
+    values = torch.rand(3, 224, 224).numpy()
+    tables = {"wavelength": [450, 550, 650], "fwhm": [9, 9, 9]}
+    image = specfast.data.SpectralImage.from_array(values, **tables, gsd=30, sensor="avc", level="L2")
+    opened = []
+    monkeypatch.setattr(specfast.data, "open", lambda path: opened.append(path) or image)
+    code = text.split("```python\n")[1].split("```")[0].replace("THIS_REPOSITORY", str(tmp_path / "model"))
+    names = {}
+    with torch.no_grad():
+        exec(code, names)
+    assert names["out"] is not None
+    assert opened == (["before.hdr", "after.hdr"] if task == "change" else ["scene.hdr"])
+
+
 def test_the_card_s_code_names_exist():
     names = ("MAE", "Encoder", "Segmenter", "Classifier", "Regressor", "ChangeDetector")
     assert all(hasattr(specfast, f"SpecAware{name}") for name in names)

@@ -221,6 +221,17 @@ def test_two_maps_of_numbers_share_a_scale_and_show_their_difference(tmp_path):
     assert limits[2][1] == pytest.approx(np.percentile(np.abs(ours - theirs), 98))
 
 
+def test_scale_is_the_scene_s_and_not_that_of_the_map_beside_it(scene, tmp_path):
+    values = np.full((1, HEIGHT, WIDTH), 0.8, np.float32)
+    values[0, 0] = 0.2
+    path = write_envi(tmp_path / "p", values, **{"specfast kind": "probabilities"})
+    shown = pages.show(path, against=[scene], scale=10000)
+    (numbers,) = shown.summary["maps"].values()
+    assert numbers["median"] == pytest.approx(0.8)
+    with pytest.raises(DataError, match=r"scale: goes with scene, but .*p\.hdr is of kind continuous"):
+        pages.show(path, scale=10000)
+
+
 def test_embedding_shows_components_beside_its_scene(scene, tmp_path):
     values = np.random.default_rng(0).normal(size=(8, 6, 8)).astype(np.float32)
     np.save(tmp_path / "e.npy", values)

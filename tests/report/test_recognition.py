@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from specfast.data import SpectralImage
 from specfast.errors import DataError
 from specfast.report.pages.recognition import recognize
 from specfast.report.sources import open_source, step_for, strips, thinned
@@ -124,6 +126,39 @@ def test_kind_asked_for_tells_which_axis_holds_the_channels(tmp_path):
     assert recognize(tmp_path / "x.npy", "scene").source.image.shape == (7, 20, 6)
 
 
+def test_what_changes_a_scene_s_numbers_leaves_maps_alone(scene, class_map, tmp_path):
+    whole = recognize(scene).source.image.read()
+    told = recognize(scene, scale=10000, offset=1).source.image.read()
+    np.testing.assert_allclose(told, whole / 10000 + 1, rtol=1e-6)
+    values = open_source(class_map).image.read()
+    for options in ({"scale": 10000}, {"offset": 1}, {"nodata": 1}, {"kind": "classes", "scale": 10000}):
+        found = recognize(class_map, **options)
+        assert found.kind == "classes"
+        np.testing.assert_array_equal(found.source.image.read(), values)
+    untold = write_envi(tmp_path / "untold", values.astype(np.uint8))
+    for options in ({"scale": 10000}, {"sensor": "indian_pines"}):  # whose integers have a scale of their own
+        found = recognize(untold, **options)
+        assert found.kind == "classes"
+        np.testing.assert_array_equal(found.source.image.read(), values)
+
+
+def test_a_geotiff_s_scores_keep_their_values_beside_a_scaled_scene(tmp_path):
+    path = geotiff(tmp_path / "p.tif", np.full((1, 4, 5), 0.8, np.float32), tags={"SPECFAST_KIND": "continuous"})
+    found = recognize(path, scale=10000, offset=-0.1, nodata=0.8)
+    assert found.kind == "continuous"
+    np.testing.assert_array_equal(found.source.image.read(), np.full((1, 4, 5), 0.8, np.float32))
+
+
+def test_a_stack_is_told_by_its_numbers_without_the_fill_that_was_named(tmp_path):
+    values = np.random.default_rng(0).random((6, 7, 20))
+    values[:3] = -9999
+    np.save(tmp_path / "x.npy", values)
+    assert kind_of(tmp_path / "x.npy") == "embedding"
+    found = recognize(tmp_path / "x.npy", nodata=-9999)
+    assert found.kind == "scene"
+    assert np.isnan(found.source.image.read()).mean() == 0.5
+
+
 def test_mat_file_with_one_map(tmp_path):
     import scipy.io
 
@@ -212,6 +247,28 @@ def test_strips_are_the_thinned_whole_whatever_their_height(scene, monkeypatch):
         np.testing.assert_array_equal(thinned(image, step=(rows, columns)), whole[:, ::rows, ::columns])
     part = thinned(image, bands=[4, 2], window=(3, 5, 7, 9), step=(2, 3))
     np.testing.assert_array_equal(part, whole[[4, 2], 3:10:2, 5:14:3])
+
+
+def test_thinning_holds_a_strip_of_the_file_and_not_all_of_it(monkeypatch):
+    monkeypatch.setattr("specfast.report.sources._BUDGET", 1 << 20)
+    image = SpectralImage.from_array(np.ones((40, 512, 400), np.float32))  # 33 MB
+    tracemalloc.start()
+    try:
+        found = thinned(image, step=(4, 4))  # 2 MB
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.shape == (40, 128, 100)
+    assert peak < 10e6, "twice what is returned, and a strip with its masks"
+
+
+def test_rows_between_are_not_read_where_one_step_is_too_much(monkeypatch):
+    image = SpectralImage.from_array(np.arange(2 * 20 * 4, dtype=np.float32).reshape(2, 20, 4))
+    windows, read = [], image.read
+    monkeypatch.setattr(image, "read", lambda window, bands: windows.append(window) or read(window, bands))
+    monkeypatch.setattr("specfast.report.sources._BUDGET", 4 * 2 * 4 * 5)  # five rows
+    np.testing.assert_array_equal(thinned(image, step=(6, 1)), read()[:, ::6])
+    assert windows == [(row, 0, 1, 4) for row in (0, 6, 12, 18)]
 
 
 def test_steps_are_equal_but_for_flightlines():

@@ -18,6 +18,8 @@ from specfast.report.sources import Source, is_zarr, open_source, step_for, thin
 
 TABLES = ("segment", "classify", "regress", "change", "anomaly", "probe")  # names of the tables that runs write
 
+OF_SCENES = ("scale", "offset", "nodata")  # options that change numbers; a map's are final as its file has them
+
 _MODEL_FILES = ("config.json", "model.safetensors")
 _RASTER_ENDINGS = (".npy", ".tif", ".tiff", ".hdr")
 _FEW_BANDS = 4
@@ -53,7 +55,7 @@ def recognize(path: Path, kind: str | None = None, **options) -> Found:
     Args:
         path: a file or a folder.
         kind: one of :data:`KINDS`, where the caller knows better.
-        options: of :func:`specfast.data.open`, for scenes.
+        options: of :func:`specfast.data.open`, for scenes; those that change numbers leave maps and embeddings alone.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -72,10 +74,7 @@ def recognize(path: Path, kind: str | None = None, **options) -> Found:
     if path.suffix.lower() == ".csv":
         return _recognize_csv(path, kind)
     if kind in (None, *RASTERS):
-        source = open_source(path, kind, **options)
-        if kind is not None:
-            return Found(kind, path, "as asked", source)
-        return Found(*_raster_kind(source, path), source)
+        return _recognize_raster(path, kind, options)
     if kind == "confusion" and path.suffix.lower() == ".npy":
         return Found(kind, path, "as asked", content=_square(open_source(path).image.read()[0], path))
     raise DataError(f"{path}: cannot be shown as {kind}")
@@ -84,6 +83,18 @@ def recognize(path: Path, kind: str | None = None, **options) -> Found:
 def rasters_in(folder: Path) -> list[Path]:
     """Return the rasters in a folder by name: NumPy arrays, GeoTIFFs, ENVI headers and Zarr arrays."""
     return [path for path in sorted(folder.iterdir()) if is_zarr(path) or path.suffix.lower() in _RASTER_ENDINGS]
+
+
+def _recognize_raster(path: Path, kind: str | None, options: dict) -> Found:
+    source = open_source(path, kind, **options)
+    # a sensor that the caller names brings a scale and offset for integers; its level may bring a radiance's unit
+    plain = {name: value for name, value in options.items() if name not in (*OF_SCENES, "sensor", "level")}
+    if options != plain and source.image.shape[0] == 1 and "scene" not in (kind, source.kind):
+        source, options = open_source(path, kind, **plain), plain  # classes are told by their numbers
+    found = Found(*((kind, path, "as asked") if kind else _raster_kind(source, path)), source)
+    if options != plain and found.kind != "scene":
+        found.source = open_source(path, kind, **plain)
+    return found
 
 
 def _recognize_folder(path: Path, kind: str | None) -> Found:

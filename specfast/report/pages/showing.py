@@ -11,7 +11,7 @@ from specfast.report.kinds import KINDS, RASTERS
 from specfast.report.maps import confusion
 from specfast.report.pages import classes, continuous, embedding, pretraining, run, scene, table
 from specfast.report.pages.exhibit import Exhibit, Picture, Section
-from specfast.report.pages.recognition import Found, recognize
+from specfast.report.pages.recognition import OF_SCENES, Found, recognize
 
 
 def show(
@@ -36,7 +36,7 @@ def show(
         stretch: percentiles at the two ends of colors.
         spectra: (row, column) of a scene's pixels whose spectra are shown, at most six; None chooses four.
         window: (row, column, height, width) to show of a raster, at its full resolution as far as the picture has it.
-        options: of :func:`specfast.data.open`, for scenes.
+        options: of :func:`specfast.data.open`, for scenes; those that change numbers leave maps and embeddings alone.
 
     Raises:
         FileNotFoundError: no such file.
@@ -56,6 +56,9 @@ def _exhibit(found: Found, against: Sequence[Path], bands, stretch, spectra, win
         for one in others:
             if one.kind not in RASTERS:
                 raise DataError(f"{one.path}: is of kind {one.kind}; beside a raster only rasters can be shown")
+        given = [name for name in OF_SCENES if options.get(name) is not None]
+        if given and all(one.kind != "scene" for one in (found, *others)):
+            raise DataError(f"{given[0]}: goes with scene, but {found.path} is of kind {found.kind}")
         return _of_raster(found, others, bands, stretch, spectra, window)
     if found.kind == "pretrain":
         return pretraining.exhibit(found.path)
