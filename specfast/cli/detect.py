@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             out,
             cog=args.cog,
             with_preview=args.preview is not None,
-            tags={"method": args.method, "scene": image.name, **({} if args.model is None else {"model": args.model})},
+            tags={"method": args.method, "scene": image.name, **({} if model is None else {"model": args.model})},
             progress=not args.quiet,
         )
 

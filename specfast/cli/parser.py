@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        # Python before 3.14 takes "-3.4e38", a common value of pixels without data, for the name of an option.
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
         self._configurable = False
         self._given: set[argparse.Action] = set()  # on the command line
         self._typed: dict[argparse.Action, object] = {}  # what was given there or in the file, before conversion

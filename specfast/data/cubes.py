@@ -53,8 +53,8 @@ def _as_slice(bands: np.ndarray) -> slice | None:
 class ArrayCube:
     """An array in memory."""
 
-    def __init__(self, array: np.ndarray, axes: tuple[str, ...] = AXES):
-        self._array, self._axes = array, axes
+    def __init__(self, array: np.ndarray, axes: tuple[str, ...] = AXES, variable: str | None = None):
+        self._array, self._axes, self.variable = array, axes, variable
         self.shape, self.dtype = cube_shape(array.shape, axes), array.dtype
 
     def read(self, rows: slice, columns: slice, bands: np.ndarray) -> np.ndarray:

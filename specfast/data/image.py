@@ -13,6 +13,7 @@ from specfast.attributes import canonical_level
 from specfast.batch import SpectralSample, band_without_data, check_bands
 from specfast.data import inspection
 from specfast.data.cubes import ArrayCube, Cube
+from specfast.data.readers.envi import find_header
 from specfast.data.sensors import model_name
 from specfast.data.units import checked_table
 from specfast.errors import DataError
@@ -143,6 +144,20 @@ class SpectralImage:
             scale=scale,
             offset=offset,
         )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it is read from, resolved: the file given, the one with the pixels, an ENVI header; none in memory."""
+        if self.path is None:
+            return ()
+        pixels = Path(getattr(self._cube, "path", self.path))
+        header = find_header(pixels) if self.reader == "envi" else None
+        return tuple(dict.fromkeys(path.resolve() for path in (self.path, pixels, header) if path is not None))
+
+    @property
+    def variable(self) -> str | None:
+        """Name of the array in the file, in formats that hold several."""
+        return getattr(self._cube, "variable", None)
 
     @property
     def good_bands(self) -> np.ndarray:

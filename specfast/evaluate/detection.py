@@ -63,11 +63,12 @@ def best_f1(truth: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     from sklearn.metrics import precision_recall_curve
 
     truth, scores = _paired(truth, scores)
-    precision, recall, thresholds = precision_recall_curve(truth, scores)
+    values, ranks = np.unique(scores, return_inverse=True)  # ranks decide here, too: infinities are no mistake
+    precision, recall, thresholds = precision_recall_curve(truth, ranks)
     total = precision[:-1] + recall[:-1]
     f1 = np.divide(2 * precision[:-1] * recall[:-1], total, out=np.zeros_like(total), where=total > 0)
     best = int(f1.argmax())
-    return float(f1[best]), float(thresholds[best])
+    return float(f1[best]), float(values[int(thresholds[best])])
 
 
 def score_detection(truth: np.ndarray, found: np.ndarray) -> DetectionScores:

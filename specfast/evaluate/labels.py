@@ -12,7 +12,9 @@ SUFFIXES = (".npy", ".mat", ".tif", ".tiff")
 LARGEST_CLASS = 65535
 
 
-def read_labels(path: str | Path, variable: str | None = None, *, nodata_as: int = 0) -> np.ndarray:
+def read_labels(
+    path: str | Path, variable: str | None = None, *, nodata_as: int = 0, allow_empty: bool = False
+) -> np.ndarray:
     """Read a label map.
 
     Args:
@@ -20,6 +22,7 @@ def read_labels(path: str | Path, variable: str | None = None, *, nodata_as: int
         variable: the map's name in a ``.mat`` file with several two-dimensional arrays.
         nodata_as: what pixels equal to a GeoTIFF's nodata value become; another number than 0 where 0 is a class, as in
             maps of changes.
+        allow_empty: take a map without any class, as one of several may be.
 
     Returns:
         int64 [H, W], 0 is unlabelled.
@@ -45,7 +48,7 @@ def read_labels(path: str | Path, variable: str | None = None, *, nodata_as: int
         raise DataError(f"{path}: expected whole numbers (0 = unlabelled), got fractions, NaN or infinity")
     if labels.size and (labels.min() < 0 or labels.max() > LARGEST_CLASS):
         raise DataError(f"{path}: expected classes from 0 (unlabelled) up, got {labels.min():g} to {labels.max():g}")
-    if not (labels > 0).any():
+    if not allow_empty and not (labels > 0).any():
         raise DataError(f"{path}: no pixel has a class (all are 0, which means unlabelled)")
     return labels.astype(np.int64)
 

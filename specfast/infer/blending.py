@@ -65,6 +65,7 @@ class RowBlender:
         share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
         mean = self._mean[:, rows, columns]
         change = values[:, cut:height, :width] - mean
+        change[:, weight == 0] = 0  # whatever a margin holds: NaN times 0 would be NaN
         change *= share
         mean += change
 

@@ -110,7 +110,7 @@ def map_scene(
 
     Raises:
         DataError: the scene lacks metadata or cannot be read, two dates do not fit each other, no pixel is valid, the
-            disk is too small, or ``out`` has no known ending.
+            disk is too small, ``out`` has no known ending, or it belongs to the scene.
         ImportError: the library of the format is missing; names the extra.
         ValueError: an option is out of range, or the predictor returned maps of another shape, or NaN for a class.
     """
@@ -136,6 +136,7 @@ def map_scene(
     grid = Grid.of(images[0], predictor.stride)
     layers, paths = _layers(predictor, probabilities, tuple(colors)), _paths(out, probabilities)
     options = writers.Options(cog)
+    _check_apart(images, paths)
     for layer, path in zip(layers, paths, strict=True):
         notes = writers.check(path, layer, grid, options)  # the same for all
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def map_scene(
         "layers": [layer.kind for layer in layers],
         "scenes": [identity_of(one) for one in images],
     }
-    with Spool(out, layers, grid, settings) as spool:
+    with Spool(out, layers, grid, settings, writers.copies(out, options)) as spool:
         resumed = spool.rows
         if spool.discarded:
             notes.append("an interrupted run with other settings was found; begun anew")
@@ -178,6 +179,14 @@ def map_scene(
         notes=notes,
         preview=coarse,
     )
+
+
+def _check_apart(images: Sequence[SpectralImage], paths: Sequence[Path]) -> None:
+    """Raise DataError if a result would take the place of a scene, or of the header of one."""
+    own = {path for image in images for path in image.files}
+    for made in (made for path in paths for made in writers.files_of(path)):
+        if made.resolve() in own:
+            raise DataError(f"{made}: belongs to a scene that is read; choose another --out")
 
 
 def _layers(predictor: Predictor, probabilities: bool, colors: tuple[Color, ...]) -> list[Layer]:

@@ -120,7 +120,8 @@ def preview(raster: Raster, most_pixels: int = 2**20, most_numbers: int = 2**25)
     bands, height, width = raster.shape
     most = max(1, min(most_pixels, most_numbers // bands))
     step = max(1, int(np.ceil(np.sqrt(height * width / most))))
-    picked = [raster.rows(row, row + 1)[0, :, ::step] for row in range(0, height, step)]
+    # Copied, since what is picked would keep the file open, once a row.
+    picked = [np.array(raster.rows(row, row + 1)[0, :, ::step]) for row in range(0, height, step)]
     return np.stack(picked, axis=1)
 
 

@@ -13,6 +13,7 @@ from specfast.batch import SpectralSample
 from specfast.data import SpectralImage
 from specfast.errors import DataError
 from specfast.infer.windows import Box, Windows
+from specfast.infer.writers.crs import systems_differ
 
 _SHIFT = 0.01  # pixels by which two dates may lie apart
 
@@ -77,7 +78,7 @@ def check_pair(before: SpectralImage, after: SpectralImage) -> None:
     if before.shape[1:] != after.shape[1:]:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[2]}" for image in (before, after))
         raise DataError(f"{names}: the two dates have {sizes} pixels; bring them to one grid first")
-    if before.crs is not None and after.crs is not None and before.crs != after.crs:
+    if systems_differ(before.crs, after.crs):
         raise DataError(f"{names}: different reference systems, {before.crs} and {after.crs}; reproject one of them")
     if before.transform is None or after.transform is None:
         return
@@ -95,12 +96,12 @@ def identity_of(image: SpectralImage) -> dict:
     tables = [image.wavelength, image.fwhm, image.good_bands, image.scale, image.offset]
     found = {
         "shape": image.shape,
-        "facts": [image.gsd, image.sensor, image.level, str(image.nodata), image.crs, image.transform],
+        "facts": [image.variable, image.gsd, image.sensor, image.level, str(image.nodata), image.crs, image.transform],
         "tables": [None if table is None else np.asarray(table).tolist() for table in tables],
     }
-    if image.path is not None:
-        stat = image.path.stat()
-        return {**found, "file": [str(image.path.resolve()), stat.st_size, stat.st_mtime_ns]}
+    if image.files:
+        stats = [(path, path.stat()) for path in image.files]
+        return {**found, "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]}
     digest = hashlib.sha256()
     for row in range(0, image.shape[1], 64):
         digest.update(image.read((row, 0, min(64, image.shape[1] - row), image.shape[2])).data)

@@ -32,6 +32,7 @@ class Spool:
         out: what the folder is named after.
         layers, grid: of the result.
         settings: plain values that fix the result; rows of other settings are thrown away.
+        copies: how many files as large as the rows are made of them before they are thrown away.
 
     Attributes:
         folder: OUT.partial.
@@ -39,12 +40,12 @@ class Spool:
         discarded: whether rows of other settings were found and thrown away.
 
     Raises:
-        DataError: another process maps to the same OUT, or the disk has no room for the rows.
+        DataError: another process maps to the same OUT, or the disk has no room for the rows and what is made of them.
     """
 
-    def __init__(self, out: Path, layers: Sequence[Layer], grid: Grid, settings: dict):
+    def __init__(self, out: Path, layers: Sequence[Layer], grid: Grid, settings: dict, copies: int = 0):
         self.folder = out.with_name(out.name + PARTIAL)
-        self.layers, self.grid = tuple(layers), grid
+        self.layers, self.grid, self._copies = tuple(layers), grid, copies
         self.rows, self.discarded = 0, False
         described = json.dumps(settings, sort_keys=True, default=str)
         self._settings = hashlib.sha256(described.encode()).hexdigest()
@@ -64,6 +65,7 @@ class Spool:
             raise DataError(f"{self.folder}: another process is writing this result") from None
         try:
             self.rows = self._resumable_rows()
+            self._remove_unfinished()
             self._check_room()
             self._open()
         except BaseException:
@@ -111,6 +113,8 @@ class Spool:
 
     def _open(self) -> None:
         for number, size in enumerate(self._row_bytes()):
+            if not self.rows:  # an ENVI result of an earlier run may be a link to the same file
+                self.path(number).unlink(missing_ok=True)
             file = self.path(number).open("r+b" if self.rows else "wb")
             self._files.append(file)
             file.truncate(self.rows * size)
@@ -127,12 +131,17 @@ class Spool:
     def _row_bytes(self) -> list[int]:
         return [layer.row_bytes(self.grid.width) for layer in self.layers]
 
+    def _remove_unfinished(self) -> None:
+        """Remove what a writer did not finish; it is made anew, and its room counts as free."""
+        for path in self.folder.glob("result*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def _check_room(self) -> None:
-        needed = (self.grid.height - self.rows) * sum(self._row_bytes())
+        needed = (self.grid.height * (1 + self._copies) - self.rows) * sum(self._row_bytes())
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise DataError(
-                f"{self.folder}: the rows of {self.grid.height} x {self.grid.width} cells take {needed / 1e9:.1f} GB, "
+                f"{self.folder}: {self.grid.height} x {self.grid.width} cells still take {needed / 1e9:.1f} GB, "
                 f"and {free / 1e9:.1f} GB are free; free some, or choose another --out"
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -97,6 +98,8 @@ class DownstreamModel(nn.Module, PretrainedMixin):
             raise ValueError(
                 f"options: {', '.join(unknown)} unknown to head {config.head!r}; it has {', '.join(sorted(known))}"
             )
+        for name, value in config.options.items():
+            _check_kind(name, value, known[name])
         config = dataclasses.replace(config, options={**known, **config.options})
         p, upsample = config.encoder.patch_size, config.options["upsample"]
         if not isinstance(upsample, int) or upsample < 1 or p % upsample:
@@ -165,6 +168,25 @@ class DownstreamModel(nn.Module, PretrainedMixin):
         """Pack samples for this model, on its device; none is padded unless their sizes differ."""
         batch = SpectralBatch.from_samples(samples, patch_size=1)
         return batch.to(self.encoder.cls_token.device)
+
+
+def _check_kind(name: str, value: object, default: object) -> None:
+    """Raise ValueError unless an option is of its default's kind: a slip would show first deep inside a layer."""
+    kind = type(default).__name__
+    if isinstance(default, list):
+        fits = isinstance(value, (list, tuple)) and all(_is_like(one, default[0]) for one in value)
+        kind = f"list of {type(default[0]).__name__}"
+    else:
+        fits = _is_like(value, default)
+    if not fits:
+        raise ValueError(f"{name}: expected {kind}, got {value!r}")
+
+
+def _is_like(value: object, default: object) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(value) is type(default)
+    kinds = {int: numbers.Integral, float: numbers.Real}  # NumPy's numbers are such, too
+    return isinstance(value, kinds.get(type(default), type(default)))
 
 
 def mean_spectrum(spectrum: Tensor | None, batch: SpectralBatch) -> Tensor | None:

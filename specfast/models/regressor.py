@@ -35,6 +35,8 @@ class SpecAwareRegressor(DownstreamModel):
             raise ValueError(
                 f"constraint: expected one of {', '.join(CONSTRAINTS)}; got {config.options['constraint']!r}"
             )
+        if config.options["constraint"] == "abundance" and len(config.outputs) < 2:  # it would be 1 everywhere
+            raise ValueError("constraint: abundance needs at least two targets that sum to 1; got one")
         self.head = scene_head(config, "mlp") if config.head == "scene" else pixel_head(config)
         self.register_buffer("target_mean", torch.zeros(len(config.outputs)))
         self.register_buffer("target_scale", torch.ones(len(config.outputs)))

@@ -25,6 +25,7 @@ _PUBLIC = {
     "ChangeOptions": "specfast.tasks.change_options",
     "ScenePair": "specfast.tasks.change_data",
     "change_labels": "specfast.tasks.change_data",
+    "usable_labels": "specfast.tasks.change_data",
     "build_detector": "specfast.tasks.change",
     "train_change": "specfast.tasks.change",
     "predict_change": "specfast.tasks.change",

@@ -18,6 +18,7 @@ from specfast.evaluate.features import ramp
 from specfast.models.change import ChangeOutput, Compared, SpecAwareChangeDetector
 from specfast.tasks.change_data import CHANGED, ScenePair
 from specfast.tasks.change_options import ChangeOptions
+from specfast.tasks.identity import inputs_digest
 from specfast.tasks.options import ORIENTATIONS
 from specfast.tasks.sampling import StratifiedSampler
 from specfast.tasks.training import FitResult, fit
@@ -116,11 +117,14 @@ def train_change(
         out, resume, progress: as of :func:`specfast.tasks.fit`.
 
     Raises:
-        ValueError: the pixels are not of both classes, or as :func:`specfast.tasks.fit`.
+        ValueError: the pixels are not of both classes, one of them is invalid in a date, or as
+            :func:`specfast.tasks.fit`.
     """
     changed = np.asarray(labels).ravel()[pixels] == CHANGED
     if changed.all() or not changed.any():
         raise ValueError(f"pixels: expected changed and unchanged ones, got {changed.sum()} changed of {len(changed)}")
+    if not pair.valid.numpy().ravel()[pixels].all():
+        raise ValueError("pixels: some hold no measurement in one of the dates; see usable_labels")
     features = features or PairFeatures(pair)
     views = cut_views([pair.size], options.view)
     place = assign_pixels(pixels, [pair.size], views)
@@ -152,6 +156,7 @@ def train_change(
         resume=resume,
         progress=progress,
         name="change",
+        inputs=inputs_digest(out, detector, (pair.before, pair.after), options, changed, pixels),
     )
     prior = options.prior
     if prior is None:

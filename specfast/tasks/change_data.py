@@ -85,8 +85,8 @@ def change_labels(change_map: np.ndarray, changed: int = 1, unchanged: int = 0) 
     return labels
 
 
-def usable_labels(labels: np.ndarray, pair: ScenePair, notes: list[str]) -> np.ndarray:
-    """Check labels against a pair and take them away where a date holds no measurement; what was lost is noted.
+def usable_labels(labels: np.ndarray, pair: ScenePair, notes: list[str] | None = None) -> np.ndarray:
+    """Check labels against a pair and take them away where a date holds no measurement; ``notes`` gets what was lost.
 
     Raises:
         ValueError: the size differs, labels are not 0, 1 and 2, or no pixel of one of the classes is left.
@@ -97,7 +97,8 @@ def usable_labels(labels: np.ndarray, pair: ScenePair, notes: list[str]) -> np.n
     if labels.max() > CHANGED:
         raise ValueError(f"labels: expected 0 (unlabelled), 1 (unchanged) and 2 (changed), got {labels.max()}")
     kept = np.where(pair.valid.numpy(), labels, 0)
-    if lost := int((labels > 0).sum() - (kept > 0).sum()):
+    lost = int((labels > 0).sum() - (kept > 0).sum())
+    if lost and notes is not None:
         notes.append(f"{lost} labelled pixels hold no measurement in one of the dates and are left out")
     for label, name in ((UNCHANGED, "unchanged"), (CHANGED, "changed")):
         if not (kept == label).any():

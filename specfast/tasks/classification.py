@@ -18,6 +18,7 @@ from specfast.evaluate.splits import Split, check_labels, random_pixels
 from specfast.evaluate.table import FIXED, ProbeRow, ProbeTable
 from specfast.models.classifier import SpecAwareClassifier
 from specfast.tasks.drawn_pixels import build_model
+from specfast.tasks.identity import inputs_digest
 from specfast.tasks.options import ClassificationOptions
 from specfast.tasks.sampling import StratifiedSampler
 from specfast.tasks.scene_inputs import SceneInputs, embeddings, mean_spectra, train_on_scenes
@@ -56,7 +57,8 @@ def train_classifier(
         the model in evaluation mode, and what :func:`specfast.tasks.fit` returned.
 
     Raises:
-        ValueError: labels do not fit the scenes, or an option is wrong.
+        ValueError: labels do not fit the scenes, an option is wrong, or the run in ``out`` was made with something
+            else.
     """
     options = options or ClassificationOptions()
     labels = _labels_of(samples, labels)
@@ -66,7 +68,8 @@ def train_classifier(
     names = [str(k) for k in range(1, int(labels.max()) + 1)] if outputs is None else list(outputs)
     if len(names) < labels.max():
         raise ValueError(f"outputs: the labels hold class {int(labels.max())}; got {len(names)} names")
-    model = build_model(SpecAwareClassifier, encoder, names, samples, options, seed)
+    used = [samples[number] for number in members]  # scenes that are only tested play no part in the statistics
+    model = build_model(SpecAwareClassifier, encoder, names, used, options, seed)
     inputs = SceneInputs(model, samples, frozen=options.fit.tuned_blocks == 0)
     target = torch.as_tensor(labels - 1, device=model.encoder.cls_token.device)
     result = train_on_scenes(
@@ -80,6 +83,7 @@ def train_classifier(
         resume=resume,
         progress=progress,
         name=f"classify, {options.head}",
+        inputs=inputs_digest(out, model, used, options, labels[members], members),
     )
     return model, result
 

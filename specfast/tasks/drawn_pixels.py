@@ -22,9 +22,18 @@ def build_model(
     scenes: SceneViews | Sequence[SpectralSample],
     options: SegmentationOptions | ClassificationOptions | RegressionOptions,
     seed: int,
+    trained: np.ndarray | None = None,
 ) -> DownstreamModel:
-    """Make a model with the encoder's weights, a head drawn with ``seed``, and the statistics of the scenes."""
-    samples = scenes.samples if isinstance(scenes, SceneViews) else scenes
+    """Make a model with the encoder's weights, a head drawn with ``seed``, and the statistics of the scenes.
+
+    ``trained``: numbers of the scenes to take these from, those with training pixels, so that a scene that is only
+    tested plays no part; None takes them from all. Scenes that are no views are given as they are to be used.
+    """
+    if isinstance(scenes, SceneViews):
+        used = [trained is None or view.scene in trained for view in scenes.views]
+        samples = [sample for sample, taken in zip(scenes.samples, used, strict=True) if taken]
+    else:
+        samples = scenes
     settings = options.settings
     if options.spectral_skip and options.head != "upernet":
         settings["spectral_skip"] = len(samples[0].wavelength)
@@ -35,9 +44,18 @@ def build_model(
         model.skip.fit(samples)
     if settings.get("components"):
         frozen = options.fit.tuned_blocks == 0
-        model.eval().head.fit_whitening(scenes.features(model, group, frozen) for group in range(len(scenes.groups)))
+        model.eval().head.fit_whitening(_features(model, scenes, used, frozen))
     model.config.window = max(max(torch.as_tensor(sample.image).shape[-2:]) for sample in samples)
     return model
+
+
+def _features(model, views: SceneViews, used: Sequence[bool], frozen: bool) -> Iterator[tuple]:
+    """Yield the encoder's levels of the used views, and which patches hold something."""
+    for group, numbers in enumerate(views.groups):
+        kept = [place for place, number in enumerate(numbers) if used[number]]
+        if kept:
+            levels, present = views.features(model, group, frozen)
+            yield [level[kept] for level in levels], None if present is None else present[kept]
 
 
 class DrawnPixels:

@@ -13,6 +13,7 @@ from torch import Tensor
 from specfast.batch import SpectralSample
 from specfast.models.regressor import SpecAwareRegressor
 from specfast.tasks.drawn_pixels import DrawnPixels, build_model
+from specfast.tasks.identity import inputs_digest
 from specfast.tasks.options import RegressionOptions
 from specfast.tasks.sampling import StratifiedSampler
 from specfast.tasks.scene_inputs import SceneInputs, train_on_scenes
@@ -55,7 +56,8 @@ def train_regressor(
         the model in evaluation mode, and what :func:`specfast.tasks.fit` returned.
 
     Raises:
-        ValueError: targets do not fit the scenes, nothing is known of a member, or an option is wrong.
+        ValueError: targets do not fit the scenes, nothing is known of a member, an option is wrong, or the run in
+            ``out`` was made with something else.
     """
     options = options or RegressionOptions()
     settings = {"seed": seed, "out": out, "resume": resume, "progress": progress, "name": f"regress, {options.head}"}
@@ -64,7 +66,7 @@ def train_regressor(
     views = images if isinstance(images, SceneViews) else SceneViews(images, options.view)
     flat = flat_targets(targets, views.sizes, len(outputs))
     members = _members(flat, members)
-    model = build_model(SpecAwareRegressor, encoder, outputs, views, options, seed)
+    model = build_model(SpecAwareRegressor, encoder, outputs, views, options, seed, views.scenes_of(members))
     model.fit_targets(torch.from_numpy(flat[members]))
     sampler = _sampler(members, options, seed)
     training = DrawnPixels(views, members, sampler, augment=options.augment, seed=seed)
@@ -77,6 +79,7 @@ def train_regressor(
         for positions, values in training.outputs(model, step, frozen):
             yield _squared(values, target[torch.as_tensor(positions, device=target.device)], model) / count
 
+    settings["inputs"] = inputs_digest(out, model, views.samples, options, flat[members], members)
     return model, fit(model, loss_of_step, options.fit, **settings)
 
 
@@ -85,10 +88,12 @@ def _train_on_scenes(encoder, samples, targets, outputs, options, members, setti
     if flat.shape != (len(samples), len(outputs)):
         raise ValueError(f"targets: expected [{len(samples)}, {len(outputs)}], got {list(flat.shape)}")
     members = _members(flat, members)
-    model = build_model(SpecAwareRegressor, encoder, outputs, samples, options, settings["seed"])
+    used = [samples[number] for number in members]
+    model = build_model(SpecAwareRegressor, encoder, outputs, used, options, settings["seed"])
     model.fit_targets(torch.from_numpy(flat[members]))
     inputs = SceneInputs(model, samples, frozen=options.fit.tuned_blocks == 0)
     known = torch.as_tensor(flat, device=model.target_scale.device)
+    settings["inputs"] = inputs_digest(settings["out"], model, used, options, flat[members], members)
 
     def loss(values: Tensor, numbers: np.ndarray) -> Tensor:
         wanted = known[torch.as_tensor(numbers, device=known.device)]

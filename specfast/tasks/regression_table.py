@@ -84,6 +84,8 @@ def finetune_regression(
     spectra = np.concatenate([cube.reshape(-1, cube.shape[2]) for cube in read_cubes(images)])
     flat = flat_targets(targets, sizes, len(outputs))
     usable = np.isfinite(flat).all(axis=1) & np.isfinite(spectra).all(axis=1)
+    if not usable.any():
+        raise ValueError(f"targets: no pixel holds all {len(outputs)} targets and a measurement")
     divisions = {
         (split, count): [_divide(usable, sizes, split, count, seed) for seed in range(seeds)]
         for split in splits
@@ -110,6 +112,9 @@ def finetune_regression(
         "training": {**vars(options), "head_options": options.settings, "fit": dict(vars(options.fit))},
     }
     notes = [] if usable.all() else [f"{int((~usable).sum())} pixels without measurement or target are left out"]
+    for (_, count), parts in divisions.items():  # rows are named by what was asked for
+        if (fewest := min(len(part.train) for part in parts)) < count:
+            notes.append(f"{parts[0].name}, {count} pixels: only {fewest} were available to train on")
     return ScoreTable(rows, metrics, notes, settings, percent=False)
 
 

@@ -40,7 +40,9 @@ class SceneInputs:
     def outputs(self, numbers: Sequence[int]) -> Tensor:
         """Return the model's outputs for some scenes."""
         if not self.frozen:
-            return self.model(self.model.batch_of([self.samples[number] for number in numbers]))
+            samples = [self.samples[number] for number in numbers]
+            groups = _equal_sizes(samples, len(samples))
+            return _in_order([self.model(self.model.batch_of([samples[i] for i in group])) for group in groups], groups)
         encoded, spectrum = self._features()
         index = torch.as_tensor(np.asarray(numbers), device=encoded.cls.device)
         part = Encoded([encoded.levels[0][index]], encoded.cls[index], None)
@@ -58,16 +60,35 @@ class SceneInputs:
         """Encode every scene; tokens are kept as their mean."""
         if self._kept is None:
             tokens, cls, spectra = [], [], []
+            groups = _equal_sizes(self.samples, AT_ONCE)
             with torch.no_grad():
-                for start in range(0, len(self.samples), AT_ONCE):
-                    batch = self.model.batch_of(self.samples[start : start + AT_ONCE])
+                for group in groups:
+                    batch = self.model.batch_of([self.samples[number] for number in group])
                     encoded = self.model.encode(batch)
                     tokens.append(pooled_tokens(encoded))
                     cls.append(encoded.cls)
                     spectra.append(mean_spectrum(self.model.spectrum(batch), batch))
-            spectrum = None if spectra[0] is None else torch.cat(spectra)
-            self._kept = Encoded([torch.cat(tokens)[:, :, None, None]], torch.cat(cls), None), spectrum
+            spectrum = None if spectra[0] is None else _in_order(spectra, groups)
+            self._kept = Encoded([_in_order(tokens, groups)[:, :, None, None]], _in_order(cls, groups), None), spectrum
         return self._kept
+
+
+def _equal_sizes(samples: Sequence[SpectralSample], most: int) -> list[list[int]]:
+    """Group the places of scenes of one size, at most ``most`` together.
+
+    Beside a larger scene one would be padded with invalid pixels where alone its edges are repeated up to whole
+    patches, so what is made of it would depend on its neighbors in the list.
+    """
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for place, sample in enumerate(samples):
+        by_size.setdefault(tuple(sample.image.shape[-2:]), []).append(place)
+    return [places[start : start + most] for places in by_size.values() for start in range(0, len(places), most)]
+
+
+def _in_order(parts: list[Tensor], groups: list[list[int]]) -> Tensor:
+    """Return the rows of the groups' parts in the order of the scenes."""
+    index = torch.as_tensor(np.argsort(np.concatenate(groups)), device=parts[0].device)
+    return torch.cat(parts)[index]
 
 
 def pooled_tokens(encoded: Encoded) -> Tensor:
@@ -79,7 +100,7 @@ def pooled_tokens(encoded: Encoded) -> Tensor:
 
 
 def train_on_scenes(
-    inputs: SceneInputs,
+    scenes: SceneInputs,
     loss: Callable[[Tensor, np.ndarray], Tensor],
     sampler: StratifiedSampler,
     members: np.ndarray,
@@ -90,20 +111,20 @@ def train_on_scenes(
 
     def loss_of_step(step: int) -> Tensor:
         numbers = members[sampler.draw(step)]
-        return loss(inputs.outputs(numbers), numbers)
+        return loss(scenes.outputs(numbers), numbers)
 
-    return fit(inputs.model, loss_of_step, options.fit, **settings)
+    return fit(scenes.model, loss_of_step, options.fit, **settings)
 
 
 @torch.no_grad()
 def embeddings(encoder, samples: Sequence[SpectralSample]) -> np.ndarray:
     """Return frozen features of scenes: mean token and cls token side by side, float32 [n, 2 * E]."""
     model = SpecAwareClassifier.from_encoder(encoder, ("any",)).eval()
-    rows = []
-    for start in range(0, len(samples), AT_ONCE):
-        encoded = model.encode(model.batch_of(samples[start : start + AT_ONCE]))
-        rows.append(torch.cat([pooled_tokens(encoded), encoded.cls], dim=1).float().cpu().numpy())
-    return np.concatenate(rows)
+    rows, groups = [], _equal_sizes(samples, AT_ONCE)
+    for group in groups:
+        encoded = model.encode(model.batch_of([samples[number] for number in group]))
+        rows.append(torch.cat([pooled_tokens(encoded), encoded.cls], dim=1).float().cpu())
+    return _in_order(rows, groups).numpy()
 
 
 def mean_spectra(samples: Sequence[SpectralSample]) -> np.ndarray:

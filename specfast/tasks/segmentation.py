@@ -18,6 +18,7 @@ from specfast.batch import SpectralSample
 from specfast.evaluate.splits import check_labels
 from specfast.models.segmenter import SpecAwareSegmenter
 from specfast.tasks.drawn_pixels import DrawnPixels, build_model
+from specfast.tasks.identity import inputs_digest
 from specfast.tasks.options import SegmentationOptions
 from specfast.tasks.sampling import StratifiedSampler
 from specfast.tasks.training import FitResult, fit
@@ -59,7 +60,8 @@ def train_segmenter(
         the model in evaluation mode, and what :func:`specfast.tasks.fit` returned.
 
     Raises:
-        ValueError: labels do not fit the scenes, a training pixel is unlabelled or invalid, or an option is wrong.
+        ValueError: labels do not fit the scenes, a training pixel is unlabelled or invalid, an option is wrong, or
+            the run in ``out`` was made with something else.
     """
     options = options or SegmentationOptions()
     views = images if isinstance(images, SceneViews) else SceneViews(images, options.view)
@@ -73,7 +75,7 @@ def train_segmenter(
     names = [str(k) for k in range(1, int(flat.max()) + 1)] if outputs is None else list(outputs)
     if len(names) < flat.max():
         raise ValueError(f"outputs: the labels hold class {int(flat.max())}; got {len(names)} names")
-    model = build_model(SpecAwareSegmenter, encoder, names, views, options, seed)
+    model = build_model(SpecAwareSegmenter, encoder, names, views, options, seed, views.scenes_of(pixels))
     sampler = StratifiedSampler(flat[pixels], options.pixels_per_class, seed)
     training = DrawnPixels(views, pixels, sampler, augment=options.augment, seed=seed)
     target = torch.as_tensor(flat[pixels] - 1, device=model.encoder.cls_token.device)
@@ -87,9 +89,9 @@ def train_segmenter(
             wanted = target[torch.as_tensor(positions, device=target.device)]
             yield F.cross_entropy(logits, wanted, reduction="sum") / sampler.draws
 
-    name = f"segment, {options.head}"
-    result = fit(model, loss_of_step, options.fit, seed=seed, out=out, resume=resume, progress=progress, name=name)
-    return model, result
+    settings = {"seed": seed, "out": out, "resume": resume, "progress": progress, "name": f"segment, {options.head}"}
+    inputs = inputs_digest(out, model, views.samples, options, flat[pixels], pixels)
+    return model, fit(model, loss_of_step, options.fit, **settings, inputs=inputs)
 
 
 def start_from_discriminants(

@@ -65,6 +65,7 @@ def fit(
     resume: bool = True,
     progress: bool = False,
     name: str = "fit",
+    inputs: str = "",
 ) -> FitResult:
     """Train a task model in place; afterwards it is in evaluation mode.
 
@@ -81,9 +82,11 @@ def fit(
         out: folder for ``log.csv`` and ``checkpoints/``; None writes nothing, and then nothing can be resumed.
         resume: go on from a checkpoint in ``out``; if not, a folder that holds one is an error.
         progress: show a bar on stderr; ``name`` stands in front of it.
+        inputs: a digest of what ``loss_of_step`` is made of, such as labels and scenes: a run in ``out`` with another
+            one is not gone on with. Empty: nothing is compared.
 
     Raises:
-        ValueError: the run in ``out`` was made with other options, another seed or another model.
+        ValueError: the run in ``out`` was made with other options or inputs, another seed or another model.
         NonFiniteLossError: the loss or its gradient became NaN or infinite; nothing was updated with it.
         TrainingInterrupted: SIGTERM or SIGINT came (only with ``out``); the state is saved.
     """
@@ -93,7 +96,7 @@ def fit(
         _trainable(model, options.tuned_blocks),
         StopSignals(insist=True) if out is not None else contextlib.nullcontext() as signals,
     ):
-        run = _Fit(model, options, seed, None if out is None else Path(out), resume, progress, name)
+        run = _Fit(model, options, seed, None if out is None else Path(out), resume, progress, name, inputs)
         try:
             return run.train(loss_of_step, signals)
         finally:
@@ -101,7 +104,7 @@ def fit(
 
 
 class _Fit:
-    def __init__(self, model, options, seed, out, resume, progress, name):
+    def __init__(self, model, options, seed, out, resume, progress, name, inputs):
         self.model, self.options, self.seed, self.name = model, options, seed, name
         self.device = next(model.parameters()).device
         self.bf16 = use_bf16(options.precision, self.device)
@@ -109,6 +112,8 @@ class _Fit:
         self.peaks = [group.pop("peak") for group in groups]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
         self.identity = {**dataclasses.asdict(options), "seed": seed, "name": name}
+        if inputs:
+            self.identity["inputs"] = inputs
         self.checkpoints = None if out is None else out / CHECKPOINTS_FOLDER
         self.step, self.seconds, self.rows = 0, 0.0, []
         if out is not None:

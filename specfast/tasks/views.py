@@ -144,6 +144,11 @@ class SceneViews:
         group, member = np.array([place[number] for number in range(len(self.views))])[view].T
         return group, member, row, column
 
+    def scenes_of(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the numbers of the scenes that hold some of these flat pixel numbers, each once."""
+        ends = np.cumsum([height * width for height, width in self.sizes])
+        return np.unique(np.searchsorted(ends, pixels, side="right"))
+
     def valid_at(self, group, member, row, column) -> np.ndarray:
         """Tell which of the located pixels hold a measurement."""
         found = np.zeros(len(row), dtype=bool)

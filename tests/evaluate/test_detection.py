@@ -61,6 +61,12 @@ def test_best_f1_is_the_best_of_all_thresholds():
     assert by_hand[threshold] == pytest.approx(best)
 
 
+def test_best_f1_ranks_infinities_and_leaves_out_nan():
+    truth = np.array([[1, 0, 1, 0, 1]])
+    assert best_f1(truth, np.array([[np.inf, 2.0, 3.0, -np.inf, np.nan]])) == (1.0, 3.0)
+    assert best_f1(truth, np.array([[np.inf, 2.0, np.inf, 2.0, -np.inf]])) == (pytest.approx(0.8), np.inf)
+
+
 def test_scores_of_a_binary_map():
     truth = np.array([[1, 1, 1, 0], [0, 0, 0, 0]])
     found = np.array([[1, 1, 0, 1], [0, 0, 0, 0]])

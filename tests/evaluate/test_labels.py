@@ -74,6 +74,11 @@ def test_arrays_that_are_no_label_maps(tmp_path, array, message):
         read_labels(tmp_path / "a.npy")
 
 
+def test_an_empty_map_among_several(tmp_path):
+    np.save(tmp_path / "a.npy", LABELS * 0)
+    assert not read_labels(tmp_path / "a.npy", allow_empty=True).any()
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".mat", ".tif"])
 def test_broken_files(tmp_path, suffix):
     if suffix == ".tif":

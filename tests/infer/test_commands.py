@@ -167,6 +167,23 @@ def test_detect_with_labels_prints_the_table(scene, save_model, tmp_path, capsys
     assert "AUC" in captured.err
 
 
+def test_a_map_names_the_model_only_if_it_was_used(scene, save_model, tmp_path):
+    np.save(tmp_path / "targets.npy", np.eye(40, 30, dtype=np.uint8))
+    model = ["--labels", tmp_path / "targets.npy", "--model", save_model("pretrain"), "--window", "24"]
+    for method in ("rx", "features"):
+        assert run("detect", scene, "--method", method, *model, "--out", tmp_path / f"{method}.npy") == 0
+        described = json.loads((tmp_path / f"{method}.json").read_text())
+        assert ("model" in described) == (method == "features")
+
+
+@pytest.mark.parametrize("value", ["-3.4e38", "-1e34", "-9999", "-.5E-3", "-9999."])
+def test_a_negative_value_of_pixels_without_data_may_have_an_exponent(value):
+    from specfast.cli import load
+
+    parsed = load("segment")[1].parse_args(["a.img", "--model", "m", "--out", "a.tif", "--nodata", value])
+    assert parsed.nodata == float(value)
+
+
 def test_methods_of_the_parser_are_those_there_are():
     assert tuple(METHODS) == detect.METHODS
 

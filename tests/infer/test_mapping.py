@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from specfast.data import SpectralImage
+from specfast.data import open as open_image
 from specfast.errors import DataError
 from specfast.infer import Predictor, map_scene, mapping
 from specfast.infer import raster as raster_module
+from specfast.infer.reading import check_pair
 
 HOLES = ((0, 0, 9, 9), (20, 30, 30, 4))
+
+
+def write_envi(path):
+    """A scene of 6 bands of 20 x 10 pixels that says all of itself, and its header beside it."""
+    path.write_bytes(np.random.default_rng(0).random((6, 20, 10), dtype=np.float32).tobytes())
+    path.with_suffix(".hdr").write_text(
+        "ENVI\nsamples = 10\nlines = 20\nbands = 6\ndata type = 4\ninterleave = bsq\nbyte order = 0\n"
+        "wavelength units = Nanometers\nwavelength = {450, 600, 850, 1250, 1650, 2200}\n"
+    )
 
 
 def truth(image, bands=2):
@@ -145,6 +158,70 @@ def test_two_dates_must_fit(make_image, tmp_path, change, message):
         map_scene((before, after), Difference(), tmp_path / "map.npy")
 
 
+def test_two_dates_of_one_system_may_name_it_differently(make_image):
+    crs = pytest.importorskip("rasterio.crs").CRS.from_epsg(32633)
+    before, after = make_image(4, 3), make_image(4, 3)
+    for text in (crs.to_wkt(), crs.to_wkt(version="WKT1_ESRI"), "epsg:32633"):
+        after.crs = text
+        check_pair(before, after)
+    after.crs = crs.from_epsg(32632).to_wkt(version="WKT1_ESRI")
+    with pytest.raises(DataError, match="different reference systems"):
+        check_pair(before, after)
+
+
+def test_two_dates_without_rasterio_differ_by_codes_only(make_image, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rasterio.crs", None)
+    before, after = make_image(4, 3), make_image(4, 3)
+    after.crs = 'PROJCS["WGS_1984_UTM_Zone_33N"]'
+    check_pair(before, after)
+    after.crs = "EPSG:32632"
+    with pytest.raises(DataError, match="different reference systems"):
+        check_pair(before, after)
+
+
+@pytest.mark.parametrize("given", ["scene.dat", "scene.hdr"])
+@pytest.mark.parametrize("out", ["scene.dat", "scene.img", "scene.hdr", "sub/../scene.bil"])
+def test_a_scene_and_its_header_are_never_written_over(bands, tmp_path, given, out):
+    write_envi(tmp_path / "scene.dat")
+    (tmp_path / "sub").mkdir()
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("scene.*")}
+    predictor = bands()
+    with pytest.raises(DataError, match="belongs to a scene that is read; choose another --out"):
+        map_scene(open_image(tmp_path / given), predictor, tmp_path / out)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("scene.*")} == before
+    assert not predictor.seen
+
+
+def test_probabilities_do_not_take_the_place_of_a_scene_either(classes, tmp_path):
+    write_envi(tmp_path / "map_probabilities.img")
+    with pytest.raises(DataError, match=r"map_probabilities\.img: belongs to a scene that is read"):
+        map_scene(open_image(tmp_path / "map_probabilities.img"), classes(), tmp_path / "map.img", probabilities=True)
+
+
+def test_the_header_of_a_file_of_another_ending_is_kept(make_image, bands, tmp_path):
+    write_envi(tmp_path / "line.dat")
+    for out in ("line.img", "line.hdr"):
+        with pytest.raises(DataError, match=r"line\.hdr: may be the header of another file, since line\.img is not"):
+            map_scene(make_image(20, 20), bands(), tmp_path / out)
+    assert open_image(tmp_path / "line.dat").shape == (6, 20, 10)
+
+
+def test_a_preview_needs_no_open_file_a_row(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir("/dev/fd"))) + 16
+    values = np.arange(most + 200, dtype=np.float32).repeat(3)
+    values.tofile(tmp_path / "rows")
+    grid = raster_module.Grid(most + 200, 3)
+    rows = raster_module.Raster(tmp_path / "rows", raster_module.Layer("continuous", ("a",)), grid)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        found = raster_module.preview(rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert np.array_equal(found.ravel(), values)
+
+
 def test_a_preview_is_every_nth_cell(make_image, bands, tmp_path, monkeypatch):
     image = make_image(50, 37)
     monkeypatch.setattr(mapping, "preview", lambda raster: raster_module.preview(raster, most_pixels=200))
@@ -222,3 +299,8 @@ def test_a_disk_that_is_too_small_is_said_at_once(make_image, bands, tmp_path, m
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match="free; free some, or choose another --out"):
         map_scene(make_image(40, 40), bands(), tmp_path / "map.npy")
+    # the rows take 12800 bytes; as .npy they are copied, for ENVI they are not
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=20_000))
+    with pytest.raises(DataError, match="40 x 40 cells still take"):
+        map_scene(make_image(40, 40), bands(), tmp_path / "map.npy")
+    map_scene(make_image(40, 40), bands(), tmp_path / "map.img")

@@ -17,6 +17,7 @@ import pytest
 from specfast.data import open as open_image
 from specfast.errors import DataError
 from specfast.infer import map_scene
+from specfast.infer.spool import Spool
 
 SAMPLES, BANDS = 40, 8
 HEADER = f"""ENVI
@@ -175,6 +176,44 @@ def test_another_scene_of_the_same_name_is_not_continued(make_image, bands, tmp_
     assert np.array_equal(np.load(tmp_path / "map.npy"), image.read()[:2])
 
 
+@pytest.mark.parametrize("given", ["line300.img", "line300.hdr"])
+def test_a_scene_whose_pixels_were_rewritten_is_not_continued(bands, tmp_path, given):
+    flightline(tmp_path, 300)
+    told = {"gsd": 5, "sensor": "others", "level": "L1"}
+    with pytest.raises(Stop):
+        map_scene(open_image(tmp_path / given, **told), stopping(bands, 20), tmp_path / "map.npy")
+    cube = np.random.default_rng(0).random((300, BANDS, SAMPLES), dtype=np.float32)
+    (tmp_path / "line300.img").write_bytes(cube.tobytes())
+    assert map_scene(open_image(tmp_path / given, **told), bands(), tmp_path / "map.npy").resumed_rows == 0
+    assert np.array_equal(np.load(tmp_path / "map.npy"), cube[:, :2].transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("s.first", "s.second")], ids=str)
+def test_another_cube_of_one_file_is_not_continued(bands, tmp_path, names):
+    import scipy.io
+
+    cubes = {name: np.random.default_rng(seed).random((90, 30, 6)) for seed, name in enumerate(("first", "second"))}
+    scipy.io.savemat(tmp_path / "scenes.mat", cubes if "." not in names[0] else {"s": cubes})
+    told = {"wavelength": np.linspace(450, 2300, 6), "fwhm": [10] * 6, "gsd": 5, "sensor": "others", "level": "L1"}
+    first, second = (open_image(tmp_path / "scenes.mat", variable=name, **told) for name in names)
+    with pytest.raises(Stop):
+        map_scene(first, stopping(bands, 20), tmp_path / "map.npy")
+    assert map_scene(second, bands(), tmp_path / "map.npy").resumed_rows == 0
+
+
+def test_a_result_is_not_cut_off_by_a_run_after_a_kill(make_image, bands, tmp_path, monkeypatch):
+    """An ENVI result is a link to the rows; a run that was killed before it removed them leaves both."""
+    image, out = make_image(90, 30), tmp_path / "map.img"
+    with monkeypatch.context() as patched:
+        patched.setattr(Spool, "remove", lambda self: self._close())
+        map_scene(image, bands(), out)
+    assert (tmp_path / "map.img.partial" / "layer0.rows").exists()
+    before = out.read_bytes()
+    with pytest.raises(Stop):
+        map_scene(make_image(90, 30, seed=1), stopping(bands, 20), out)
+    assert out.read_bytes() == before
+
+
 @pytest.mark.parametrize("damage", ["journal cut off", "rows cut off", "rows gone", "journal gone"])
 def test_what_a_crash_left_is_checked(make_image, bands, tmp_path, damage):
     image = make_image(90, 30)
@@ -203,6 +242,15 @@ def test_two_runs_do_not_write_one_file(make_image, bands, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(DataError, match=r"map\.npy\.partial: another process is writing this result"):
             map_scene(make_image(20, 20), bands(), tmp_path / "map.npy")
+
+
+def test_what_a_writer_did_not_finish_takes_no_room(make_image, bands, tmp_path):
+    folder = tmp_path / "map.npy.partial"
+    (folder / "result.zarr" / "values").mkdir(parents=True)
+    (folder / "result.npy").write_bytes(b"half")
+    with pytest.raises(Stop):
+        map_scene(make_image(90, 30), stopping(bands, 20), tmp_path / "map.npy")
+    assert not list(folder.glob("result*"))
 
 
 def test_a_failing_writer_leaves_the_older_file_and_all_rows(make_image, bands, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +134,33 @@ def test_envi_without_rasterio_still_knows_utm(monkeypatch):
     assert "UTM, 1, 1" in crs_module.map_info(Grid(2, 2, "EPSG:32633", NORTH_UP))
 
 
+@pytest.mark.parametrize(
+    ("code", "unit", "gsd"),
+    [(4258, "Degrees", None), (2263, "Feet", 30 * 0.3048), (25833, "Meters", 30.0), (32633, "Meters", 30.0)],
+)
+def test_envi_says_the_unit_of_any_system(rasterio, make_image, bands, tmp_path, code, unit, gsd):
+    degrees = unit == "Degrees"
+    transform = (0.001, 0.0, 13.0, 0.0, -0.001, 52.0) if degrees else NORTH_UP
+    for crs in (f"EPSG:{code}", rasterio.crs.CRS.from_epsg(code).to_wkt(version="WKT1_ESRI")):
+        image = make_image(20, 20, transform=transform)
+        image.crs = crs
+        map_scene(image, bands(), tmp_path / "map.img")
+        assert f"units={unit}" in (tmp_path / "map.hdr").read_text()
+        back = open_image(tmp_path / "map.hdr", wavelength=[450, 600])
+        assert 80 < back.gsd < 100 if degrees else back.gsd == pytest.approx(gsd)
+        assert back.transform == pytest.approx(transform)
+        with rasterio.open(tmp_path / "map.img") as file:
+            assert tuple(file.transform)[:6] == pytest.approx(transform)
+
+
+def test_envi_says_no_unit_of_what_is_not_known(monkeypatch):
+    assert "units" not in crs_module.map_info(Grid(2, 2, None, NORTH_UP))
+    foot = 'PROJCS["x",GEOGCS["y",UNIT["Degree",0.017]],UNIT["Foot_US",0.304800609601219]]'
+    monkeypatch.setitem(__import__("sys").modules, "rasterio.crs", None)
+    assert "units" not in crs_module.map_info(Grid(2, 2, "EPSG:2263", NORTH_UP))
+    assert crs_module.map_info(Grid(2, 2, foot, NORTH_UP)).endswith("units=Feet")
+
+
 def test_npy_says_what_it_holds_beside_it(image, bands, tmp_path):
     map_scene(image, bands(quantity="reflectance"), tmp_path / "map.npy", tags={"scene": "a"})
     described = json.loads((tmp_path / "map.json").read_text())
@@ -174,6 +203,32 @@ def test_an_older_zarr_is_replaced_whole(make_image, bands, tmp_path):
     map_scene(image, bands(), out)
     assert np.array_equal(zarr.open_group(out, mode="r")["values"][:], image.read()[:2])
     assert [path.name for path in tmp_path.iterdir()] == ["map.zarr"]
+
+
+def test_an_older_zarr_survives_a_kill_between_the_renames(make_image, bands, tmp_path, monkeypatch):
+    zarr = pytest.importorskip("zarr")
+    image, out = make_image(20, 30, seed=1), tmp_path / "map.zarr"
+    map_scene(image, bands(), out)
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    real, folders = os.replace, []
+
+    def replace(source, target):
+        if Path(source).suffix == ".zarr":
+            folders.append(source)
+        return killed() if len(folders) == 2 else real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            map_scene(make_image(20, 30, seed=2), bands(), out)
+    assert not out.exists()
+    monkeypatch.setattr(zarr, "create_group", killed)
+    with pytest.raises(KeyboardInterrupt):
+        map_scene(make_image(20, 30, seed=2), bands(), out)
+    assert np.array_equal(zarr.open_group(out, mode="r")["values"][:], image.read()[:2])
 
 
 def test_a_folder_that_is_no_zarr_is_not_replaced(make_image, bands, tmp_path):

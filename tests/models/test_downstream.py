@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -244,6 +245,8 @@ def test_abundances_are_shares():
     assert_close(out.sum(dim=1), torch.ones(1, 32, 32), 1e-6)
     with pytest.raises(ValueError, match="constraint: expected one of none, abundance; got 'sum'"):
         make_task_model(SpecAwareRegressor, "mlp", constraint="sum")
+    with pytest.raises(ValueError, match="constraint: abundance needs at least two targets that sum to 1; got one"):
+        SpecAwareRegressor.from_encoder(make_model("encoder"), ("soil",), "mlp", constraint="abundance")
 
 
 def test_from_encoder_copies():
@@ -299,6 +302,34 @@ def test_create_model_for_a_task():
 def test_bad_options(arguments, message):
     with pytest.raises(ValueError, match=message):
         SpecAwareSegmenter.from_encoder(make_model("encoder"), **{"outputs": NAMES, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": "big"}, "hidden: expected int, got 'big'"),
+        ({"hidden": True}, "hidden: expected int, got True"),
+        ({"hidden": 8.0}, r"hidden: expected int, got 8\.0"),
+        ({"components": None}, "components: expected int, got None"),
+        ({"dropout": "1e-1"}, "dropout: expected float, got '1e-1'"),
+        ({"upsample": "2"}, "upsample: expected int, got '2'"),
+        ({"spectral_sides": 3}, "spectral_sides: expected list of int, got 3"),
+        ({"spectral_sides": [1, "a"]}, r"spectral_sides: expected list of int, got \[1, 'a'\]"),
+        ({"spectral_sides": [3.5]}, r"spectral_sides: expected list of int, got \[3\.5\]"),
+        ({"constraint": False}, "constraint: expected str, got False"),
+    ],
+)
+def test_options_of_a_wrong_kind(options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make_task_model(SpecAwareRegressor, "mlp", **{"spectral_skip": 12, **options})
+
+
+def test_options_of_a_kind_that_serves():
+    """A tuple for a list, a whole number for a fraction, NumPy's numbers; and every default."""
+    options = {"spectral_sides": (1, 3), "dropout": 0, "hidden": np.int64(8), "spectral_skip": 12}
+    assert make_task_model(SpecAwareSegmenter, "mlp", **options).skip.sides == (1, 3)
+    for cls, head in EVERY_HEAD:
+        make_task_model(cls, head, **cls.HEADS[head])
 
 
 def test_loading_says_what_is_wrong(tmp_path):

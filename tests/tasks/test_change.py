@@ -10,6 +10,7 @@ import torch
 
 from specfast.evaluate.detection import auc
 from specfast.models.change import ChangeOutput
+from specfast.tasks import usable_labels
 from specfast.tasks.change import (
     PairFeatures,
     build_detector,
@@ -184,6 +185,18 @@ def test_invalid_pixels_of_either_date_are_nan(encoder):
     detector = build_detector(QUICK, encoder, pair)
     for values in predict_change(detector, pair):
         assert np.array_equal(np.isnan(values), ~pair.valid.numpy())
+
+
+def test_pixels_without_a_measurement_are_no_training_pixels(encoder):
+    before, after, labels = make_scenes()
+    pixels = drawn(labels, 10)
+    after.image[0].view(-1)[pixels[3]] = torch.nan
+    pair = ScenePair.of(before, after)
+    with pytest.raises(ValueError, match="pixels: some hold no measurement in one of the dates; see usable_labels"):
+        train_change(build_detector(QUICK, encoder, pair), pair, labels, pixels, QUICK)
+    usable = np.flatnonzero(usable_labels(labels, pair))
+    assert pixels[3] not in usable
+    train_change(build_detector(QUICK, encoder, pair), pair, labels, usable, QUICK)
 
 
 def test_resumed_training_gives_the_same_model(encoder, scenes, tmp_path):

@@ -45,6 +45,14 @@ def test_learns_the_tiles(encoder, head, tuned):
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
+def test_a_scene_that_is_only_tested_plays_no_part(encoder):
+    samples, labels = tiles(6)
+    other = [*samples[:3], *(replace(sample, image=5 * sample.image) for sample in samples[3:])]
+    options = replace(OPTIONS, fit=replace(OPTIONS.fit, steps=2))
+    one, two = (train_classifier(encoder, s, labels, options, members=np.arange(3))[0] for s in (samples, other))
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+
+
 def test_kept_features_are_the_models_own(encoder):
     samples, labels = tiles(6)
     samples[2].valid = torch.ones(16, 16, dtype=torch.bool)
@@ -52,6 +60,23 @@ def test_kept_features_are_the_models_own(encoder):
     model, _ = train_classifier(encoder, samples, labels, OPTIONS)
     kept, fresh = (SceneInputs(model, samples, frozen=frozen).predict() for frozen in (True, False))
     torch.testing.assert_close(kept, fresh, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_made_of_a_scene_does_not_depend_on_the_others(encoder):
+    rng = np.random.default_rng(0)
+    sizes = [(16, 16), (13, 19), (24, 30), (16, 16), (11, 11), (13, 19)]  # the patch is 8
+    samples = [make_sample(rng.random((BANDS, *size))) for size in sizes]
+    options = replace(OPTIONS, fit=FitOptions(steps=2))
+    model, _ = train_classifier(encoder, samples, np.arange(6) % 3 + 1, options)
+    alone = torch.cat([SceneInputs(model, [sample], frozen=False).predict() for sample in samples])
+    for frozen in (True, False):
+        together = SceneInputs(model, samples, frozen=frozen)
+        torch.testing.assert_close(together.predict(), alone, atol=1e-5, rtol=1e-5)
+        with torch.no_grad():
+            some = together.outputs([4, 1, 4, 0])
+        torch.testing.assert_close(some, alone[[4, 1, 4, 0]], atol=1e-5, rtol=1e-5)
+    vectors = np.concatenate([embeddings(encoder, [sample]) for sample in samples])
+    np.testing.assert_allclose(embeddings(encoder, samples), vectors, atol=1e-5)
 
 
 def test_table(encoder):

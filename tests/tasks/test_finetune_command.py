@@ -10,7 +10,9 @@ import torch
 
 import specfast
 from specfast import cli
+from specfast.cli.finetune.classify import read_list
 from specfast.data.sensors import sensors
+from specfast.errors import DataError
 from tests.tasks.scenes import make_encoder
 
 SMALL = ["--steps", "8", "--quiet"]
@@ -114,6 +116,55 @@ def test_segment_on_all_labels(folder, tmp_path, capsys, head):
     assert all(torch.equal(v, before[n]) for n, v in specfast.load_model(found["model"]).state_dict().items())
 
 
+def test_a_scene_that_is_only_tested(folder, tmp_path, capsys):
+    """Its map of training pixels is empty; maps that are all empty are refused."""
+    labels = np.load(folder / "one_labels.npy")
+    np.save(tmp_path / "one.npy", labels)
+    np.save(tmp_path / "two.npy", 0 * labels)
+    arguments = [
+        *("segment", folder / "one.hdr", folder / "two.hdr", "--seeds", 1, "--no-control", "--baselines", "none"),
+        *("--labels", folder / "one_labels.npy", folder / "two_labels.npy", "--out", tmp_path / "out"),
+        *(*HEAD, *SMALL, *told(folder), "--train-map"),
+    ]
+    code, _, err = run(capsys, *arguments, tmp_path / "one.npy", tmp_path / "two.npy")
+    assert code == 0, err
+    table = json.loads((tmp_path / "out" / "segment.json").read_text())
+    assert sum(map(sum, table["rows"][0]["confusion"][0])) == labels.size
+    code, _, err = run(capsys, *arguments, tmp_path / "two.npy", tmp_path / "two.npy")
+    assert code == 2
+    assert "no pixel has a class" in err
+
+
+@pytest.fixture
+def holed(folder, tmp_path):
+    """Scene one with two lines that hold no measurement."""
+    wavelength = sensors()["casi_1500"].wavelength
+    image = np.fromfile(folder / "one.img", dtype=np.float32).reshape(24, 24, len(wavelength))
+    image[:2] = np.nan
+    write_envi(tmp_path / "holed", image, wavelength)
+    return tmp_path / "holed.hdr"
+
+
+@pytest.mark.parametrize(
+    ("task", "maps", "everything", "count"),
+    [
+        ("segment", "--labels", "--all-labels", "labelled_pixels"),
+        ("regress", "--targets", "--all-targets", "pixels_with_targets"),
+    ],
+)
+def test_maps_that_reach_into_nodata(folder, tmp_path, capsys, holed, task, maps, everything, count):
+    given = folder / f"one_{maps.strip('-')}.npy"
+    code, out, err = run(
+        capsys, task, holed, maps, given, "--out", tmp_path, everything, "--json", *HEAD, *SMALL, *told(folder)
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert found[count] == 22 * 24
+    (note,) = found["notes"]
+    assert note.startswith("48 ")
+    assert f"note: {note}" in err
+
+
 def write_list(folder, path, split=False):
     """Tiles of 8 x 8 pixels as scenes of their own."""
     sensor = sensors()["casi_1500"]
@@ -143,6 +194,28 @@ def test_classify(folder, tmp_path, capsys, split):
     assert {row["split"] for row in table["rows"]} == {"given division" if split else "random scenes"}
     assert table["settings"]["class_names"] == ["field", "wood"]
     assert table == json.loads((tmp_path / "out" / "classify.json").read_text())
+
+
+def test_a_list_as_excel_writes_it(tmp_path):
+    path = tmp_path / "list.csv"
+    lines = ["scene, label, split", "one.hdr, wood , train", " two.hdr ,wood,test ", ""]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    scenes, labels, split = read_list(path)
+    assert scenes == [tmp_path / "one.hdr", tmp_path / "two.hdr"]
+    assert labels == ["wood", "wood"]
+    assert split.tolist() == ["train", "test"]
+    path.write_text("scene,label\none.hdr, \n")
+    with pytest.raises(DataError, match="line 2 lacks a scene or a label"):
+        read_list(path)
+    path.write_text("scene,label,split\none.hdr,wood\n")
+    with pytest.raises(DataError, match="column split: expected train or test, got ''"):
+        read_list(path)
+
+
+def test_head_options_that_are_no_yaml(capsys):
+    code, _, err = run(capsys, "segment", "one.hdr", "--head-options", "spectral_sides=[1,3")
+    assert code == 2
+    assert "argument --head-options: spectral_sides: expected a value in YAML, got '[1,3'\n" in err
 
 
 def test_classify_on_all_labels(folder, tmp_path, capsys):
@@ -175,6 +248,12 @@ def test_regress(folder, tmp_path, capsys):
         (["segment", "one.hdr", "--labels", "small.npy"], "has 3 x 3 pixels; expected 24 x 24"),
         (["segment", "one.hdr", "--labels", "one_labels.npy", "--baselines", "xgb"], "--baselines: expected all, none"),
         (["segment", "one.hdr", "--labels", "one_labels.npy", "--head-options", "hiden=3"], "hiden unknown to head"),
+        (
+            ["segment", "one.hdr", "--labels", "one_labels.npy", "--head-options", "spectral_sides=3"],
+            "list of int, got",
+        ),
+        (["segment", "one.hdr", "--labels", "one_labels.npy", "--head-options", "upsample=x"], "expected int, got 'x'"),
+        (["segment", "one.hdr", "--labels", "one_labels.npy", "--head-options", "components="], "int, got None"),
         (["segment", "one.hdr", "--labels", "one_labels.npy", "--steps", "0"], "steps: expected at least 1"),
         (["regress", "one.hdr", "--targets", "one_targets.npy", "--target-names", "a"], "expected 2 names, got 1"),
         (["regress", "one.hdr", "--targets", "small.npy"], "has 3 x 3 pixels; expected 24 x 24"),

@@ -118,6 +118,17 @@ def test_numbers_of_whole_scenes(encoder):
         train_regressor(encoder, samples, values[:, 0], ("nitrogen in %",), options)
 
 
+@pytest.mark.parametrize("head", ["scene", "linear"])
+def test_a_scene_that_is_only_tested_plays_no_part(encoder, head):
+    image, shares = mixtures(np.random.default_rng(1).random((3, BANDS)))
+    scenes, others = ([make_sample(image), make_sample(image * factor)] for factor in (1, 5))
+    options = replace(OPTIONS, head=head, head_options={}, fit=FitOptions(steps=2))
+    targets = shares[:, :2, 0].T if head == "scene" else [shares, shares]
+    members = np.arange(1) if head == "scene" else np.arange(50)
+    one, two = (train_regressor(encoder, s, targets, NAMES, options, members=members)[0] for s in (scenes, others))
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+
+
 def test_table(encoder, synthetic):
     sample, shares = synthetic
     table = finetune_regression(
@@ -139,6 +150,22 @@ def test_table(encoder, synthetic):
     assert ridge.summary("rmse soil")[0] < 0.1
     assert "R²" in table.to_markdown()
     assert "0.9" in table.verdict()  # not percent
+
+
+def test_table_says_where_fewer_pixels_were_left(encoder, synthetic):
+    sample, shares = synthetic
+    holed = np.full_like(shares, np.nan)
+    holed[:, 10:16, 10:20] = shares[:, 10:16, 10:20]
+    holed[0, 0], holed[1:, 1] = 0.5, 0.5  # some targets, never all
+    options = replace(OPTIONS, head="linear", head_options={"upsample": 1}, fit=FitOptions(steps=2))
+    settings = {"splits": ("random",), "seeds": 2, "options": options, "control": False}
+    table = finetune_regression(encoder, sample, holed, NAMES, training_pixels=(30, 50, 200), **settings)
+    assert table.notes[1:] == [
+        f"random pixels, {count} pixels: only 30 were available to train on" for count in (50, 200)
+    ]
+    holed[0, 10:16] = np.nan
+    with pytest.raises(ValueError, match="targets: no pixel holds all 3 targets and a measurement"):
+        finetune_regression(encoder, sample, holed, NAMES, **settings)
 
 
 def test_scores_by_hand():

@@ -69,12 +69,16 @@ def test_every_pixel_lies_in_the_view_that_shows_most_around_it(side):
     pixels = np.arange(24 * 30 + 9 * 40)
     chosen, row, column = assign_pixels(pixels, sizes, views)
     for pixel in pixels:
-        view = views[chosen[pixel]]
-        top, left, height, width = view.box
-        local = pixel - (0 if view.scene == 0 else 24 * 30)
-        assert divmod(local, sizes[view.scene][1]) == (row[pixel] + top, column[pixel] + left)
-        assert 0 <= row[pixel] < height
-        assert 0 <= column[pixel] < width
+        scene = int(pixel >= 24 * 30)
+        y, x = divmod(pixel - scene * 24 * 30, sizes[scene][1])
+        to_edge = [  # pixels between this one and the nearest edge of each view; negative outside
+            min(y - top, top + height - 1 - y, x - left, left + width - 1 - x) if view.scene == scene else -1
+            for view in views
+            for top, left, height, width in [view.box]
+        ]
+        assert to_edge[chosen[pixel]] == max(to_edge) >= 0
+        top, left, _, _ = views[chosen[pixel]].box
+        assert (y, x) == (row[pixel] + top, column[pixel] + left)
     assert max(max(view.box[2:]) for view in views) <= side
 
 

@@ -57,6 +57,19 @@ def test_tiles_of_a_scene_serve_as_the_scene_does(encoder):
     assert (class_map(probabilities) == labels).mean() > 0.8
 
 
+def test_a_scene_without_training_pixels_plays_no_part(encoder):
+    """Neither the spectra's spread nor the tokens' whitening is taken from a scene that is only tested."""
+    scenes = [make_scene(seed=seed) for seed in (0, 1)]
+    samples, labels = [sample for sample, _ in scenes], [one for _, one in scenes]
+    other = [samples[0], replace(samples[1], image=3 * samples[1].image.flip(0))]
+    options = SegmentationOptions(orientations=1, fit=replace(FIT, steps=2))
+    pixels = random_pixels(labels[0], 10, seed=0).train
+    one, two = (train_segmenter(encoder, images, labels, options, pixels=pixels)[0] for images in (samples, other))
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    moved, _ = train_segmenter(encoder, other, labels, options, pixels=pixels + labels[0].size)
+    assert not torch.equal(moved.skip.mean, one.skip.mean)
+
+
 def test_a_linear_head_starts_from_discriminants(encoder):
     """Before its first update it classifies as discriminant analysis of its inputs does; unseen classes never."""
     from specfast.evaluate.baselines import lda

@@ -105,10 +105,12 @@ def read_list(path: Path) -> tuple[list[Path], list[str], np.ndarray | None]:
     Raises:
         DataError: a column or value is missing, or a scene is neither trained on nor tested.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    with open(path, newline="", encoding="utf-8-sig") as file:  # Excel puts a byte order mark in front
+        rows = list(csv.DictReader(file, skipinitialspace=True))
     if not rows or {"scene", "label"} - set(rows[0]):
         raise DataError(f"{path}: expected a line with the columns scene,label and a line for each scene")
+    for row in rows:
+        row.update({name: (row[name] or "").strip() for name in ("scene", "label", "split") if name in row})
     for number, row in enumerate(rows, start=2):
         if not row["scene"] or not row["label"]:
             raise DataError(f"{path}: line {number} lacks a scene or a label")

@@ -98,7 +98,10 @@ def pair(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name.replace("-", "_"), yaml.safe_load(value)
+    try:
+        return name.replace("-", "_"), yaml.safe_load(value)
+    except yaml.YAMLError:  # its own text takes several lines
+        raise argparse.ArgumentTypeError(f"{name}: expected a value in YAML, got {value!r}") from None
 
 
 def load_encoder(args: argparse.Namespace):
@@ -117,7 +120,8 @@ def read_maps(paths: Sequence[Path], scenes: Sequence[Path], images, variable: s
 
     if len(paths) != len(scenes):
         raise DataError(f"{flag}: expected one file for each of the {len(scenes)} scenes, got {len(paths)}")
-    maps = [read_labels(path, variable) for path in paths]
+    # of several scenes one may have no label, or only test pixels: what follows refuses maps that are all empty
+    maps = [read_labels(path, variable, allow_empty=len(paths) > 1) for path in paths]
     for path, one, scene, image in zip(paths, maps, scenes, images, strict=True):
         check_size(path, one.shape, scene, image)
     return maps
@@ -141,13 +145,14 @@ def save_array(path: Path, array: np.ndarray) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def train_and_save(args: argparse.Namespace, train: Callable, found: dict) -> int:
+def train_and_save(args: argparse.Namespace, train: Callable, found: dict, notes: Sequence[str] = ()) -> int:
     """Train one model, save it in FOLDER/model, and say so with what was ``found``.
 
     Args:
         args: with ``out``, ``quiet``, ``json``, ``head`` and ``steps``.
         train: takes ``out`` and ``progress``; returns the model and a FitResult.
         found: what else to say, by name.
+        notes: what was left out.
 
     Returns:
         the exit code; 128 and the signal's number if one stopped the training, which can then be gone on with.
@@ -171,7 +176,9 @@ def train_and_save(args: argparse.Namespace, train: Callable, found: dict) -> in
     }
     if not args.json:
         print("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in found.items()))
-    return print_json(args, found)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr if args.json else sys.stdout)
+    return print_json(args, {**found, "notes": list(notes)})
 
 
 def report(args: argparse.Namespace, table, stem: str) -> int:

@@ -95,9 +95,9 @@ def run(args: argparse.Namespace) -> int:
         fit=common.fit_options(args),
     )
     if args.all_targets:
+        targets, notes = usable_targets(targets, images)
         train = partial(train_regressor, encoder, images, targets, names, options)
-        known = int(sum(np.isfinite(one).any(axis=0).sum() for one in targets))
-        return common.train_and_save(args, train, {"pixels_with_targets": known})
+        return common.train_and_save(args, train, {"pixels_with_targets": _known(targets)}, notes)
     table = finetune_regression(
         encoder,
         images,
@@ -112,6 +112,22 @@ def run(args: argparse.Namespace) -> int:
     )
     table.settings |= {"model": str(args.model), "scenes": [str(path) for path in args.scenes]}
     return common.report(args, table, "regress")
+
+
+def usable_targets(targets: list[np.ndarray], images) -> tuple[list[np.ndarray], list[str]]:
+    """Take targets [K, H, W] away where a scene holds no measurement; return them, and notes of what was lost."""
+    from specfast.evaluate.probing import read_cubes
+
+    kept = [
+        np.where(np.isfinite(cube).all(axis=2), one, np.float32(np.nan))
+        for one, cube in zip(targets, read_cubes(images), strict=True)
+    ]
+    lost = _known(targets) - _known(kept)
+    return kept, [f"{lost} pixels with targets hold no measurement and are left out"] if lost else []
+
+
+def _known(targets: list[np.ndarray]) -> int:
+    return int(sum(np.isfinite(one).any(axis=0).sum() for one in targets))
 
 
 def read_targets(path: Path) -> np.ndarray:

@@ -107,10 +107,14 @@ def _options(args: argparse.Namespace):
 
 
 def _train_on_all(args, encoder, images, labels) -> int:
+    from specfast.evaluate.probing import read_cubes, usable_labels
     from specfast.tasks import train_segmenter
 
+    notes: list[str] = []
+    labels = usable_labels(labels, read_cubes(images), notes)
     train = partial(train_segmenter, encoder, images, labels, _options(args), outputs=args.class_names)
-    return common.train_and_save(args, train, {"labelled_pixels": int(sum((one > 0).sum() for one in labels))})
+    found = {"labelled_pixels": int(sum((one > 0).sum() for one in labels))}
+    return common.train_and_save(args, train, found, notes)
 
 
 def _compare(args, encoder, images, labels) -> int:

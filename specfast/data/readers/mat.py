@@ -120,7 +120,7 @@ class _Contents:
             stored, stored_axes = (self.shapes[name][::-1], axes[::-1]) if turned else (self.shapes[name], axes)
             return Hdf5Cube(str(self.path), name.replace(".", "/"), stored, self.types[name], stored_axes)
         if "." in name:
-            return ArrayCube(self.values[name], axes)
+            return ArrayCube(self.values[name], axes, name)
         return _MatlabCube(str(self.path), name, self.shapes[name], self.types[name], axes)
 
     def _add(self, name: str, value, depth: int = 0) -> None:

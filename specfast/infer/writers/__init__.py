@@ -56,6 +56,7 @@ def check(path: Path, layer: Layer, grid: Grid, options: Options) -> list[str]:
         ImportError: the format's library is not installed; names the extra.
     """
     name = format_of(path)
+    _check_header(name, path)
     if options.cog and name != "geotiff":
         raise DataError(f"{path}: a COG is a GeoTIFF; give a file that ends in .tif, or leave --cog out")
     replaceable = path.is_file() if name != "zarr" else (path / "zarr.json").is_file()
@@ -65,9 +66,28 @@ def check(path: Path, layer: Layer, grid: Grid, options: Options) -> list[str]:
     return _module(name).check(layer, grid)
 
 
+def files_of(path: Path) -> list[Path]:
+    """What writing to ``path`` replaces, or would give another header, whether it exists or not."""
+    envi = format_of(path) == "envi"
+    return [path, *(path.with_suffix(ending) for ending in (".img", ".hdr") if envi)]
+
+
+def copies(path: Path, options: Options) -> int:
+    """Files as large as the rows, at most, that writing makes beside them: a COG is copied from a GeoTIFF."""
+    return {"envi": 0, "geotiff": 2 if options.cog else 1}.get(format_of(path), 1)
+
+
 def write(raster: Raster, path: Path, folder: Path, options: Options) -> list[Path]:
     """Write a raster to ``path`` by way of ``folder``; return all files made, ``path`` first."""
     return _module(format_of(path)).write(raster, path, folder, options)
+
+
+def _check_header(name: str, path: Path) -> None:
+    header, data = path.with_suffix(".hdr"), path.with_suffix(".img") if path.suffix.lower() == ".hdr" else path
+    if name == "envi" and header.exists() and not data.exists():
+        raise DataError(
+            f"{header}: may be the header of another file, since {data.name} is not there; choose another --out"
+        )
 
 
 def _module(name: str) -> ModuleType:

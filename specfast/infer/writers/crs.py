@@ -7,6 +7,8 @@ import re
 
 from specfast.infer.raster import Grid
 
+_UNITS = {"Meters": 1.0, "Feet": 0.3048, "Km": 1000.0}  # in m
+
 
 def parsed_crs(text: str | None):
     """The rasterio CRS of a text; None if there is none or it cannot be understood."""
@@ -19,6 +21,22 @@ def parsed_crs(text: str | None):
         return CRS.from_string(text)
     except CRSError:
         return None
+
+
+def systems_differ(first: str | None, second: str | None) -> bool:
+    """Whether two texts surely name different systems, however they are written; unknown ones might be the same."""
+    if first is None or second is None or first == second:
+        return False
+    try:
+        one, other = parsed_crs(first), parsed_crs(second)
+    except ImportError:
+        codes = [re.fullmatch(r"EPSG:(\d+)", text.strip(), re.IGNORECASE) for text in (first, second)]
+        return None not in codes and int(codes[0][1]) != int(codes[1][1])
+    if one is None or other is None or one == other:
+        return False
+    # ESRI's WKT, as ENVI headers hold it, has other names and no code; GDAL recognizes it, but is less sure.
+    numbers = [crs.to_epsg(confidence_threshold=20) for crs in (one, other)]
+    return numbers[0] is None or numbers[0] != numbers[1]
 
 
 def as_wkt(text: str | None, *, esri: bool = False) -> str | None:
@@ -52,14 +70,36 @@ def map_info(grid: Grid) -> str | None:
     sheared = abs(b - math.sin(turn) * y_size) + abs(e + math.cos(turn) * y_size) > 1e-6 * y_size
     if sheared or not x_size or not y_size:
         return None
-    geographic = grid.crs is not None and bool(re.match(r"EPSG:4326$|\s*GEOG", grid.crs, re.IGNORECASE))
-    zone = zone_and_datum(grid.crs) or ()
-    name = "Geographic Lat/Lon" if geographic else "UTM" if zone else "Arbitrary"
+    unit, zone = unit_of(grid.crs), zone_and_datum(grid.crs) or ()
+    name = "Geographic Lat/Lon" if unit == "Degrees" else "UTM" if zone else "Arbitrary"
     numbers = [f"{value:.15g}" for value in (c, f, x_size, y_size)]
-    items = [name, "1", "1", *numbers, *zone, f"units={'Degrees' if geographic else 'Meters'}"]
+    items = [name, "1", "1", *numbers, *zone]
+    if unit is not None:
+        items.append(f"units={unit}")
     if abs(turn) > 1e-12:
         items.append(f"rotation={math.degrees(turn):.15g}")
     return ", ".join(items)
+
+
+def unit_of(crs: str | None) -> str | None:
+    """The unit of a system's coordinates, as a map info names it; None if it is not known or has no name there."""
+    if crs is None:
+        return None
+    if re.match(r"EPSG:4326$|\s*GEOG", crs, re.IGNORECASE):
+        return "Degrees"
+    if zone_and_datum(crs):
+        return "Meters"
+    try:
+        known = parsed_crs(crs)
+    except ImportError:  # the unit of a projection is the last of its WKT
+        found = re.findall(r'UNIT\["[^"]*",\s*([0-9.eE+-]+)', crs) if re.match(r"\s*PROJ", crs) else []
+        factor = float(found[-1]) if found else None
+    else:
+        if known is not None and known.is_geographic:
+            return "Degrees"
+        factor = float(known.linear_units_factor[1]) if known is not None and known.is_projected else None
+    # a survey foot is not quite 0.3048 m
+    return next((name for name, size in _UNITS.items() if factor and math.isclose(factor, size, rel_tol=1e-5)), None)
 
 
 def zone_and_datum(crs: str | None) -> tuple[str, ...] | None:

@@ -23,6 +23,8 @@ def check(layer: Layer, grid: Grid) -> list[str]:
 
 def write(raster: Raster, path: Path, folder: Path, options) -> list[Path]:
     made, old = folder / "result.zarr", folder / "old.zarr"
+    if old.exists() and not path.exists():  # a run was killed between the two renames below
+        os.replace(old, path)
     for leftover in (made, old):
         shutil.rmtree(leftover, ignore_errors=True)
     layer, grid = raster.layer, raster.grid
