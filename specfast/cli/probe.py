@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
 import time
 from pathlib import Path
 
-import numpy as np
-
-from specfast.cli.scenes import add_told, device_of, open_scenes
-from specfast.errors import DataError
+from specfast.cli import label_maps
+from specfast.cli.scenes import add_told, load_encoder, open_scenes
 
 HELP = (
     "Classify the labelled pixels of a scene from frozen features, beside the raw spectrum, an untrained encoder and "
@@ -20,30 +17,13 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a saved model")
-    parser.add_argument("scenes", nargs="+", type=Path, metavar="SCENE", help="scene file, or several with equal bands")
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="label map of each scene in the same order (.npy, .mat or .tif; 0 is unlabelled)",
-    )
-    parser.add_argument("--labels-variable", metavar="NAME", help="the label map's name in a .mat file")
+    label_maps.add_scenes(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write probe.json, probe.csv, probe.md, class maps")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
     protocol = parser.add_argument_group("protocol")
-    protocol.add_argument(
-        "--splits",
-        nargs="+",
-        choices=("random", "field", "tile"),
-        help="how train and test pixels are divided (default: random and field; random and tile for several scenes)",
-    )
-    protocol.add_argument(
-        "--labels-per-class", nargs="+", type=int, default=[10, 50], metavar="N", help="default: 10 and 50"
-    )
+    label_maps.add_divisions(protocol)
     protocol.add_argument("--seeds", type=int, default=5, metavar="N", help="divisions drawn (default: %(default)s)")
     protocol.add_argument(
         "--classifiers",
@@ -75,27 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from specfast.evaluate import probe, read_labels
+    from specfast.evaluate import probe
     from specfast.evaluate.baselines import require_sklearn
-    from specfast.models import SpecAwareEncoder
+    from specfast.evaluate.probing import DEFAULT_BASELINES
 
     require_sklearn()
-    baselines = chosen_baselines(args.baselines)
-    if len(args.labels) != len(args.scenes):
-        raise DataError(
-            f"--labels: expected one file for each of the {len(args.scenes)} scenes, got {len(args.labels)}"
-        )
-    labels = [read_labels(path, args.labels_variable) for path in args.labels]
+    baselines = label_maps.chosen_baselines(args.baselines, DEFAULT_BASELINES)
     images = open_scenes(args, args.scenes)
-    for scene, image, path, one in zip(args.scenes, images, args.labels, labels, strict=True):
-        if one.shape != tuple(image.shape[1:]):
-            raise DataError(
-                f"{path}: the label map has {one.shape[0]} x {one.shape[1]} pixels; "
-                f"expected {image.shape[1]} x {image.shape[2]}, the size of {scene}"
-            )
-    if not args.model.is_dir():
-        raise DataError(f"{args.model}: expected the folder of a saved model (config.json, model.safetensors)")
-    encoder = SpecAwareEncoder.from_pretrained(args.model).to(device_of(args))
+    maps = label_maps.read_maps(args.labels, args.scenes, images, args.labels_variable, "--labels")
+    encoder = load_encoder(args)
     recipe = {
         name: getattr(args, name)
         for name in ("method", "factor", "stride", "levels", "window")
@@ -105,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     table = probe(
         encoder,
         images,
-        labels,
-        splits=args.splits or (("random", "field") if len(images) == 1 else ("random", "tile")),
+        maps,
+        splits=args.splits or label_maps.default_splits(images),
         labels_per_class=args.labels_per_class,
         seeds=args.seeds,
         classifiers=args.classifiers,
@@ -130,35 +98,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"note: {note}")
     if args.out is not None:
         table.save(args.out)
-        save_class_maps(table, args.scenes, args.out)
+        label_maps.save_class_maps(table, args.scenes, args.out)
         if not args.json:
             print(f"written to {args.out}")
     return 0
-
-
-def chosen_baselines(names: list[str]) -> list[str]:
-    """Resolve ``all`` and ``none``; DataError for a name that is not known."""
-    from specfast.evaluate import BASELINES
-    from specfast.evaluate.probing import DEFAULT_BASELINES
-
-    if names == ["all"]:
-        return list(DEFAULT_BASELINES)
-    if names == ["none"]:
-        return []
-    if unknown := [name for name in names if name not in BASELINES]:
-        raise DataError(
-            f"--baselines: expected all, none or names out of {', '.join(BASELINES)}; got {', '.join(unknown)}"
-        )
-    return names
-
-
-def save_class_maps(table, scenes: list[Path], folder: Path) -> None:
-    """Write each split's class maps as class_map_<split>[_<scene>].npy, int16 [H, W]."""
-    from specfast.files import write_atomic
-
-    for split, maps in table.class_maps.items():
-        for number, (scene, classes) in enumerate(zip(scenes, maps, strict=True)):
-            suffix = "" if len(maps) == 1 else f"_{number}_{scene.stem}"
-            buffer = io.BytesIO()
-            np.save(buffer, classes)
-            write_atomic(folder / f"class_map_{split}{suffix}.npy", buffer.getvalue())

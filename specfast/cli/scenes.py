@@ -225,3 +225,12 @@ def write_preview(result, path: Path) -> None:
     else:
         picture = continuous_picture(values[0], value_limits(values[0]))
     write_atomic(path, picture_png(picture))
+
+
+def load_encoder(args: argparse.Namespace):
+    """Load the encoder of --model onto the device."""
+    from specfast.models import SpecAwareEncoder
+
+    if not args.model.is_dir():
+        raise DataError(f"{args.model}: expected the folder of a saved model (config.json, model.safetensors)")
+    return SpecAwareEncoder.from_pretrained(args.model).to(device_of(args))

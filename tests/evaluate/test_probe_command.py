@@ -68,7 +68,7 @@ def test_json_is_all_that_is_printed(files, capsys):
     [
         (["--baselines", "xgboost"], "--baselines: expected all, none or names out of"),
         (["--labels", "{files}/labels.npy", "{files}/labels.npy"], "one file for each of the 1 scenes, got 2"),
-        (["--labels", "{files}/small.npy"], r"small\.npy: the label map has 5 x 6 pixels; expected 50 x 70"),
+        (["--labels", "{files}/small.npy"], r"small\.npy: the map has 5 x 6 pixels; expected 50 x 70"),
         (["--labels", "{files}/empty.npy"], r"empty\.npy: no pixel has a class"),
     ],
 )

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from specfast.cli import scenes
+from specfast.cli import label_maps, scenes
 from specfast.cli.finetune import common
 
 HELP = (
@@ -94,10 +94,10 @@ def run(args: argparse.Namespace) -> int:
         require_sklearn()
     images = scenes.open_scenes(args, (args.before, args.after))
     change_map = read_labels(args.labels, args.labels_variable, nodata_as=LARGEST_CLASS)
-    common.check_size(args.labels, change_map.shape, args.before, images[0])
+    label_maps.check_size(args.labels, change_map.shape, args.before, images[0])
     labels = change_labels(change_map, args.changed, args.unchanged)
     work = _train_on_all if args.all_labels else _compare
-    return work(args, common.load_encoder(args), images, labels)
+    return work(args, scenes.load_encoder(args), images, labels)
 
 
 def _options(args: argparse.Namespace):
@@ -176,6 +176,6 @@ def _save_maps(folder: Path, maps, suffix: str) -> None:
 
     quantities = {"change_map": "change probability", "uncertainty_map": "uncertainty"}
     for (name, quantity), values in zip(quantities.items(), maps, strict=True):
-        common.save_array(folder / f"{name}{suffix}.npy", values)
+        label_maps.save_array(folder / f"{name}{suffix}.npy", values)
         said = {"kind": "continuous", "quantity": quantity, "outputs": [quantity]}
         write_atomic(folder / f"{name}{suffix}.json", (json.dumps(said) + "\n").encode())

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     classes = sorted(set(names))
     labels = np.array([classes.index(name) + 1 for name in names])
     samples = [image.sample() for image in scenes.open_scenes(args, paths)]
-    encoder = common.load_encoder(args)
+    encoder = scenes.load_encoder(args)
     options = ClassificationOptions(
         head=args.head,
         head_options=dict(args.head_options),

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import numpy as np
-
-from specfast.errors import DataError
 
 TRAINING = {
     "steps": (int, "N", "updates"),
@@ -102,47 +97,6 @@ def pair(text: str) -> tuple[str, object]:
         return name.replace("-", "_"), yaml.safe_load(value)
     except yaml.YAMLError:  # its own text takes several lines
         raise argparse.ArgumentTypeError(f"{name}: expected a value in YAML, got {value!r}") from None
-
-
-def load_encoder(args: argparse.Namespace):
-    """Load the encoder of --model onto the device."""
-    from specfast.cli.scenes import device_of
-    from specfast.models import SpecAwareEncoder
-
-    if not args.model.is_dir():
-        raise DataError(f"{args.model}: expected the folder of a saved model (config.json, model.safetensors)")
-    return SpecAwareEncoder.from_pretrained(args.model).to(device_of(args))
-
-
-def read_maps(paths: Sequence[Path], scenes: Sequence[Path], images, variable: str | None, flag: str) -> list:
-    """Read a label map for each scene; DataError if one has not the size of its scene."""
-    from specfast.evaluate import read_labels
-
-    if len(paths) != len(scenes):
-        raise DataError(f"{flag}: expected one file for each of the {len(scenes)} scenes, got {len(paths)}")
-    # of several scenes one may have no label, or only test pixels: what follows refuses maps that are all empty
-    maps = [read_labels(path, variable, allow_empty=len(paths) > 1) for path in paths]
-    for path, one, scene, image in zip(paths, maps, scenes, images, strict=True):
-        check_size(path, one.shape, scene, image)
-    return maps
-
-
-def check_size(path: Path, shape: tuple[int, int], scene: Path, image) -> None:
-    """Raise DataError unless a map has the size of its scene."""
-    if tuple(shape) != tuple(image.shape[1:]):
-        raise DataError(
-            f"{path}: has {shape[0]} x {shape[1]} pixels; expected {image.shape[1]} x {image.shape[2]}, "
-            f"the size of {scene}"
-        )
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as .npy in one step."""
-    from specfast.files import write_atomic
-
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomic(path, buffer.getvalue())
 
 
 def train_and_save(args: argparse.Namespace, train: Callable, found: dict, notes: Sequence[str] = ()) -> int:

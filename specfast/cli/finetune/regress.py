@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from specfast.cli import scenes
+from specfast.cli import label_maps, scenes
 from specfast.cli.finetune import common
 from specfast.errors import DataError
 
@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"--targets: expected one file for each of {len(args.scenes)} scenes, got {len(args.targets)}")
     targets = [read_targets(path) for path in args.targets]
     for path, one, scene, image in zip(args.targets, targets, args.scenes, images, strict=True):
-        common.check_size(path, one.shape[1:], scene, image)
+        label_maps.check_size(path, one.shape[1:], scene, image)
     counts = {len(one) for one in targets}
     if len(counts) > 1:
         raise DataError(f"--targets: expected equally many targets in each file, got {sorted(counts)}")
     names = args.target_names or [f"target {number}" for number in range(1, counts.pop() + 1)]
     if len(names) != len(targets[0]):
         raise DataError(f"--target-names: expected {len(targets[0])} names, got {len(names)}")
-    encoder = common.load_encoder(args)
+    encoder = scenes.load_encoder(args)
     constraint = {"constraint": "abundance"} if args.abundance else {}
     options = RegressionOptions(
         head=args.head,

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from specfast.cli import scenes
+from specfast.cli import label_maps, scenes
 from specfast.cli.finetune import common
-from specfast.errors import DataError
 
 HELP = (
     "Train a segmenter on few labels of whole scenes, several times on different divisions of the labels, and show its "
@@ -24,16 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from specfast.tasks.options import SEGMENTATION_HEADS, SegmentationOptions
 
     defaults = SegmentationOptions()
-    parser.add_argument("scenes", nargs="+", type=Path, metavar="SCENE", help="scene file, or several with equal bands")
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="label map of each scene in the same order (.npy, .mat or .tif; 0 is unlabelled)",
-    )
-    parser.add_argument("--labels-variable", metavar="NAME", help="the label map's name in a .mat file")
+    label_maps.add_scenes(parser)
     parser.add_argument("--class-names", nargs="+", metavar="NAME", help="names of the classes 1, 2, ...")
     common.add_model(parser, SEGMENTATION_HEADS, defaults.head)
     common.add_reporting(parser)
@@ -42,21 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     protocol = parser.add_argument_group("protocol of the table")
-    protocol.add_argument(
-        "--splits",
-        nargs="+",
-        choices=("random", "field", "tile"),
-        help="how train and test pixels are divided (default: random and field; random and tile for several scenes)",
-    )
+    label_maps.add_divisions(protocol)
     protocol.add_argument(
         "--train-map",
         nargs="+",
         type=Path,
         metavar="FILE",
         help="a fixed division: map of each scene with the classes of the pixels to train on; other labels are tested",
-    )
-    protocol.add_argument(
-        "--labels-per-class", nargs="+", type=int, default=[10, 50], metavar="N", help="default: 10 and 50"
     )
     protocol.add_argument(
         "--baselines",
@@ -85,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
     require_sklearn()
     images = scenes.open_scenes(args, args.scenes)
-    labels = common.read_maps(args.labels, args.scenes, images, args.labels_variable, "--labels")
-    encoder = common.load_encoder(args)
+    labels = label_maps.read_maps(args.labels, args.scenes, images, args.labels_variable, "--labels")
+    encoder = scenes.load_encoder(args)
     if args.all_labels:
         return _train_on_all(args, encoder, images, labels)
     return _compare(args, encoder, images, labels)
@@ -118,26 +100,24 @@ def _train_on_all(args, encoder, images, labels) -> int:
 
 
 def _compare(args, encoder, images, labels) -> int:
-    from specfast.cli.probe import save_class_maps
     from specfast.evaluate import published_maps
     from specfast.evaluate.probing import DEFAULT_BASELINES
     from specfast.tasks import finetune_segmentation
 
     start = time.perf_counter()
-    baselines = (*DEFAULT_BASELINES, "cnn") if args.baselines == ["all"] else _named(args.baselines)
+    baselines = label_maps.chosen_baselines(args.baselines, (*DEFAULT_BASELINES, "cnn"))
     fixed = None
     if args.train_map is not None:
-        maps = common.read_maps(args.train_map, args.scenes, images, args.labels_variable, "--train-map")
-        joined = [np.concatenate([one.ravel() for one in part]) for part in (maps, labels)]
+        training = label_maps.read_maps(args.train_map, args.scenes, images, args.labels_variable, "--train-map")
+        joined = [np.concatenate([one.ravel() for one in part]) for part in (training, labels)]
         flat, fixed = published_maps(*joined)
         ends = np.cumsum([one.size for one in labels])[:-1]
         labels = [part.reshape(one.shape) for part, one in zip(np.split(flat, ends), labels, strict=True)]
-    several = ("random", "tile") if len(images) > 1 else ("random", "field")
     table = finetune_segmentation(
         encoder,
         images,
         labels,
-        splits=args.splits or (() if fixed else several),
+        splits=args.splits or (() if fixed else label_maps.default_splits(images)),
         labels_per_class=args.labels_per_class,
         seeds=args.seeds,
         options=_options(args),
@@ -153,17 +133,5 @@ def _compare(args, encoder, images, labels) -> int:
         "class_names": args.class_names,
         "seconds": round(time.perf_counter() - start, 1),
     }
-    save_class_maps(table, args.scenes, args.out)
+    label_maps.save_class_maps(table, args.scenes, args.out)
     return common.report(args, table, "segment")
-
-
-def _named(names: list[str]) -> list[str]:
-    from specfast.evaluate import BASELINES
-
-    if names == ["none"]:
-        return []
-    if unknown := [name for name in names if name not in BASELINES]:
-        raise DataError(
-            f"--baselines: expected all, none or names out of {', '.join(BASELINES)}; got {', '.join(unknown)}"
-        )
-    return names
