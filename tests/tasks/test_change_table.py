@@ -149,7 +149,7 @@ def test_command_trains_a_model_on_all_labels(files, scenes, capsys):
 def test_command_refuses_a_map_of_another_size_or_meaning(files, capsys):
     np.save(files / "map.npy", np.ones((5, 5), dtype=np.uint8))
     assert command(files) == 2
-    assert "map.npy: has 5 x 5 pixels; expected 40 x 48" in capsys.readouterr().err
+    assert "map.npy: the map has 5 x 5 pixels; expected 40 x 48" in capsys.readouterr().err
     np.save(files / "map.npy", np.full((40, 48), 1, dtype=np.uint8))
     assert command(files) == 2
     assert "unchanged: no pixel of the map is 0" in capsys.readouterr().err
