@@ -1,8 +1,8 @@
 """Where the stored numbers of an image lie: in memory, or in a file that is mapped anew for every read.
 
 A cube has ``shape`` (bands, height, width), ``dtype``, and ``read(rows, columns, bands)``, which touches only the
-window and the bands asked for and returns stored numbers [c, h, w]. Formats with a library of their own (GeoTIFF,
-HDF5) bring their own cubes.
+window and the bands asked for and returns stored numbers [c, h, w]. Those of a mapped file are read when they are used;
+the file is closed with them. Formats with a library of their own (GeoTIFF, HDF5) bring their own cubes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def read_array(array, axes: tuple[str, ...], rows: slice, columns: slice, bands:
     selection = {"row": rows, "column": columns, "band": _as_slice(bands)}
     order = None
     if selection["band"] is None:
-        # HDF5 takes only increasing numbers without repeats.
-        selection["band"], order = np.unique(bands, return_inverse=True)
+        selection["band"] = bands
+        if not (np.diff(bands) > 0).all():
+            # HDF5 takes only increasing numbers without repeats.
+            selection["band"], order = np.unique(bands, return_inverse=True)
     part = np.asarray(array[tuple(selection[axis] for axis in axes)])
     part = part.transpose([axes.index(axis) for axis in AXES])
     return part if order is None else part[order]
@@ -79,5 +81,4 @@ class MappedCube:
     def read(self, rows: slice, columns: slice, bands: np.ndarray) -> np.ndarray:
         order = "F" if self.fortran_order else "C"
         array = np.memmap(self.path, self.dtype, "r", self.header_bytes, self.stored_shape, order)
-        # Copied while the map is open, so that no file stays open with the result.
-        return np.array(read_array(array, self.axes, rows, columns, bands))
+        return read_array(array, self.axes, rows, columns, bands)

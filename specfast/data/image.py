@@ -13,6 +13,7 @@ from specfast.attributes import canonical_level
 from specfast.batch import SpectralSample, band_without_data, check_bands
 from specfast.data import inspection
 from specfast.data.cubes import ArrayCube, Cube
+from specfast.data.physical import physical
 from specfast.data.readers.envi import find_header
 from specfast.data.sensors import model_name
 from specfast.data.units import checked_table
@@ -188,15 +189,7 @@ class SpectralImage:
         Raises:
             DataError: the window or a band lies outside the image, or the file cannot be read.
         """
-        row, column, height, width = self._checked_window(window)
-        index = self._checked_bands(bands)
-        try:
-            stored = self._cube.read(slice(row, row + height), slice(column, column + width), index)
-        except DataError:
-            raise
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self._where}: cannot be read ({error}); was the file cut off or replaced?") from error
-        return self._physical(stored, index)
+        return self._read(window, self._checked_bands(bands))[0]
 
     def sample(self, window: Window | None = None, bands=None) -> SpectralSample:
         """Return a window as a sample for a model.
@@ -225,16 +218,12 @@ class SpectralImage:
             check_bands(wavelength, fwhm, name="in the bands asked for, ")
         except ValueError as error:
             raise DataError(f"{self._where}: {error}") from None
-        image = torch.from_numpy(self.read(window, index))
-        valid = torch.isfinite(image).all(dim=0)
-        # of a whole scene only: a window may lie where one of two detectors saw nothing
-        if window is None and (empty := band_without_data(torch.isfinite(image).flatten(1))) is not None:
-            raise DataError(
-                f"{self._where}: band {index[empty]} holds no data, so no pixel would be valid; leave it out by "
-                "good_bands or bands"
-            )
-        if not bool(valid.all()):
-            image = torch.where(valid, image, 0.0)
+        values, valid = self._read(window, index)
+        if not valid.all():
+            if window is None:  # a window may lie where one of two detectors saw nothing
+                self._check_no_band_is_empty(np.isfinite(values), index)
+            np.copyto(values, 0.0, where=~valid)
+        image, valid = torch.from_numpy(values), torch.from_numpy(valid)
         return SpectralSample(image, wavelength, fwhm, self.gsd, model_name(self.sensor), self.level, valid)
 
     def __repr__(self) -> str:
@@ -307,20 +296,27 @@ class SpectralImage:
             raise DataError(f"{self._where}: bands must be a list of numbers from 0 to {count - 1}, {got}")
         return index
 
-    def _physical(self, stored: np.ndarray, index: np.ndarray) -> np.ndarray:
-        missing = _is_nodata(stored, self.nodata)
-        # 32-bit integers and doubles lose digits that the scaling may still need.
-        narrow = stored.dtype.itemsize <= 2 or (stored.dtype.kind == "f" and stored.dtype.itemsize == 4)
-        values = stored.astype(np.float32 if narrow else np.float64, order="C")
-        for factor, apply in ((self.scale, np.divide), (self.offset, np.add)):
-            if isinstance(factor, np.ndarray):
-                apply(values, factor[index][:, None, None].astype(values.dtype), out=values)
-            elif factor != (1.0 if apply is np.divide else 0.0):
-                apply(values, factor, out=values)
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32, copy=False)
-        values[missing | ~np.isfinite(values)] = np.nan
-        return values
+    def _read(self, window: Window | None, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Physical values of a window and bands, and which pixels have one in each of them: see :func:`physical`."""
+        row, column, height, width = self._checked_window(window)
+        try:
+            stored = self._cube.read(slice(row, row + height), slice(column, column + width), index)
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self._where}: cannot be read ({error}); was the file cut off or replaced?") from error
+        scale, offset = (
+            factor[index] if isinstance(factor, np.ndarray) else factor for factor in (self.scale, self.offset)
+        )
+        return physical(stored, self.nodata, scale, offset)
+
+    def _check_no_band_is_empty(self, found: np.ndarray, index: np.ndarray) -> None:
+        empty = band_without_data(torch.from_numpy(found).flatten(1))
+        if empty is not None:
+            raise DataError(
+                f"{self._where}: band {index[empty]} holds no data, so no pixel would be valid; leave it out by "
+                "good_bands or bands"
+            )
 
     def _look(self) -> None:
         if not self._to_look_at:
@@ -331,17 +327,3 @@ class SpectralImage:
         if np.all(self.scale == 1.0):
             notes += inspection.scale_hint(pixels, good, self.level, self.dtype.kind != "f")
         self._assumptions, self._good_bands, self._to_look_at = [*self._assumptions, *notes], good, False
-
-
-def _is_nodata(stored: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Return where the stored numbers mean "no measurement"."""
-    if nodata is None or not np.isfinite(nodata):
-        return np.zeros(stored.shape, dtype=bool)
-    if stored.dtype.kind != "f":
-        limits = (0, 1) if stored.dtype.kind == "b" else (np.iinfo(stored.dtype).min, np.iinfo(stored.dtype).max)
-        fits = nodata == int(nodata) and limits[0] <= nodata <= limits[1]
-        return stored == stored.dtype.type(nodata) if fits else np.zeros(stored.shape, dtype=bool)
-    # A number such as -0.01 or -1e34 may have passed through single precision before it was stored.
-    margin, limits = 1e-6 * abs(nodata), np.finfo(stored.dtype)
-    low, high = np.clip([nodata - margin, nodata + margin], float(limits.min), float(limits.max))
-    return (stored >= low) & (stored <= high)

@@ -17,7 +17,8 @@ def fit_scorer(scorer, image: SpectralImage, *, window: int = 256, progress: boo
     """Fit a scorer to all valid pixels of a scene, read window by window, each pixel once.
 
     Args:
-        scorer: offers ``prepare(sample) -> [F, h, w]`` (NaN where invalid) and ``fit(blocks of [n, F])``.
+        scorer: offers ``prepare(sample) -> [F, h, w]`` (NaN where invalid), ``fit(blocks of [n, F])`` and
+            ``needs_model``, as those of specfast.tasks.anomaly do.
         image: the scene.
         window: side of windows in pixels.
         progress: show a bar.
@@ -28,7 +29,7 @@ def fit_scorer(scorer, image: SpectralImage, *, window: int = 256, progress: boo
     Raises:
         DataError: no pixel of the scene is valid, or as ``SpectralImage.sample``.
     """
-    windows = Windows(*image.shape[1:], side=window, overlap=0.0)
+    windows = Windows(*image.shape[1:], side=window, overlap=0.0, even=bool(scorer.needs_model))
 
     def blocks() -> Iterator[np.ndarray]:
         found = False
@@ -38,14 +39,14 @@ def fit_scorer(scorer, image: SpectralImage, *, window: int = 256, progress: boo
                 if not valid_of(batch.samples[0]).any():
                     continue
                 row, column, _, _ = batch.boxes[0]
-                # windows are spread evenly and overlap by a few pixels, which count for the first that holds them
+                # even windows overlap by a few pixels, which count for the first that holds them
                 above, left = _end_before(windows.rows, row, window), _end_before(windows.columns, column, window)
                 cube = scorer.prepare(batch.samples[0])[:, above - row :, left - column :]
-                pixels = cube.reshape(len(cube), -1).T
-                pixels = pixels[np.isfinite(pixels).all(axis=1)]
-                if len(pixels):
+                pixels = cube.reshape(len(cube), -1)
+                finite = np.isfinite(pixels).all(axis=0)
+                if finite.any():
                     found = True
-                    yield pixels
+                    yield (pixels if finite.all() else pixels[:, finite]).T
         if not found:
             raise DataError(f"{image.name}: no pixel of the scene is valid")
 

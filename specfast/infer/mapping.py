@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +132,7 @@ def map_scene(
         overlap=predictor.overlap if overlap is None else overlap,
         align=predictor.align,
         margin=predictor.margin,
+        even=not predictor.pixelwise,
     )
     grid = Grid.of(images[0], predictor.stride)
     layers, paths = _layers(predictor, probabilities, tuple(colors)), _paths(out, probabilities)
@@ -143,7 +144,7 @@ def map_scene(
     settings = {
         "version": __version__,
         "predictor": [type(predictor).__name__, predictor.identity, predictor.kind, list(predictor.outputs)],
-        "windows": [windows.side, windows.overlap, windows.align, windows.margin, predictor.stride, batch_size],
+        "windows": [*astuple(windows), predictor.stride, batch_size],
         "layers": [layer.kind for layer in layers],
         "scenes": [identity_of(one) for one in images],
     }

@@ -37,6 +37,7 @@ class Predictor:
         stride: side in pixels of an output's cell, a divisor of ``align``.
         overlap: the share of a window that its neighbor should cover too.
         margin: pixels at a window's border whose outputs should not be used.
+        pixelwise: a pixel's output depends on no other pixel, so that windows may be cut anywhere.
         batch_size: windows it is best called with at once.
         dates: 1, or 2 for pairs.
         identity: text that changes when the outputs do; an interrupted run goes on only with the same.
@@ -50,6 +51,7 @@ class Predictor:
     stride: int = 1
     overlap: float = 0.0
     margin: int = 0
+    pixelwise: bool = False
     batch_size: int = 1
     dates: ClassVar[int] = 1
     identity: str = ""
@@ -220,6 +222,7 @@ class ScorePredictor(Predictor):
                 f"window: expected more than {2 * self.margin} pixels, since {type(scorer).__name__} needs "
                 f"{self.margin} around each; got {window}"
             )
+        self.pixelwise = not self.margin and not scorer.needs_model
         self.overlap = max(2 * self.margin / window, MODEL_OVERLAP if scorer.needs_model else 0.0)
 
     def __call__(self, samples: Sequence[SpectralSample]) -> Tensor:

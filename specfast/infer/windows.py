@@ -18,6 +18,8 @@ class Windows:
         overlap: the least share of a window that its neighbor covers too, 0 to below 1.
         align: windows start at multiples of this many pixels (the patch size, so that patches of neighbors coincide).
         margin: pixels at a window's border that do not count where another window sees them better.
+        even: all windows are equally large; the last ones are moved back to end with the scene, and the others with
+            them. If not, windows that need no overlap lie side by side, and the last ones are cut.
 
     Raises:
         ValueError: a number is out of range, the side is no multiple of ``align``, or the margins of two neighbors
@@ -30,6 +32,7 @@ class Windows:
     overlap: float = 0.25
     align: int = 1
     margin: int = 0
+    even: bool = True
 
     def __post_init__(self):
         for name in ("height", "width", "side", "align"):
@@ -92,11 +95,14 @@ class Windows:
             self.overlap,
             self.align // stride,
             self.margin // stride,
+            self.even,
         )
 
     def _starts(self, length: int) -> tuple[int, ...]:
         if length <= self.side:
             return (0,)
+        if not self.even and not self.overlap and not self.margin:
+            return tuple(range(0, length, self.side))
         last = -(-(length - self.side) // self.align)
         gaps = -(-last // (self.step // self.align))
         return tuple(self.align * (number * last // gaps) for number in range(gaps + 1))

@@ -11,27 +11,30 @@ import numpy as np
 import torch
 
 from specfast.batch import SpectralSample
-from specfast.evaluate.features import read_window
 from specfast.tasks.moments import ROWS_AT_ONCE, Moments, moments_of
 
 CONSTANT = 1e-7  # a band whose spread is below this share of its mean holds rounding errors of float32
 SINGULAR = 1e-10  # smallest share of a band's variance that the bands before it must leave unexplained
 NO_FACTOR = 1e-14  # the same, below which rounding alone decides
 LOADING = 1e-8  # added to the correlation matrix's diagonal where that is not so
+_BLOCKS = 4  # of rows of a triangular matrix: most products with its zeros are left out
 
 
 def spectra(sample: SpectralSample) -> np.ndarray:
-    """Return a sample's image, float32 [C, h, w], NaN where a pixel is invalid."""
-    height, width = sample.image.shape[-2:]
-    filled = read_window(sample, (0, 0, height, width))
-    return torch.where(filled.valid, filled.image, torch.nan).numpy()
+    """Return a sample's image, float32 [C, h, w], NaN where a pixel is invalid; where none is, in the same memory."""
+    image = torch.as_tensor(sample.image).float().numpy()
+    valid = np.isfinite(image).all(axis=0)
+    if sample.valid is not None:
+        valid &= torch.as_tensor(sample.valid).bool().numpy()
+    return image if valid.all() else np.where(valid, image, np.float32(np.nan))
 
 
 class GlobalRX:
     """The squared Mahalanobis distance of a pixel from the scene's mean (Reed & Yu 1990).
 
-    Computed through the Cholesky factor of the correlation matrix; no inverse is formed. The distance does not change
-    under invertible linear maps of the bands, so working with standardized bands changes nothing but the conditioning.
+    It is the length of the pixel's whitened spectrum: the inverse of the Cholesky factor of the correlation matrix,
+    whose condition is the root of the matrix's, times the standardized bands. The distance does not change under
+    invertible linear maps of the bands, so standardizing changes nothing but the conditioning.
     Constant bands are left out: they tell pixels apart nowhere.
 
     Args:
@@ -60,16 +63,23 @@ class GlobalRX:
             ValueError: blocks differ in C, fewer than two pixels are finite, all are alike, or the matrix has no
                 Cholesky factor with the shrinkage asked for.
         """
+        from scipy.linalg import solve_triangular
+
         moments = moments_of(blocks)
         covariance = moments.covariance
         self.mean = moments.mean
         spread = np.sqrt(covariance.diagonal())
-        self._used = np.flatnonzero(spread > CONSTANT * np.abs(self.mean))
-        if not len(self._used):
+        used = np.flatnonzero(spread > CONSTANT * np.abs(self.mean))
+        if not len(used):
             raise ValueError("blocks: all pixels are alike, so none is an anomaly")
-        self._spread = spread[self._used, None]
-        correlation = covariance[np.ix_(self._used, self._used)] / (self._spread * self._spread.T)
-        self.shrinkage_, self._factor = _factorized(correlation, moments.count, self.shrinkage)
+        spread = spread[used]
+        correlation = covariance[np.ix_(used, used)] / np.outer(spread, spread)
+        self.shrinkage_, factor = _factorized(correlation, moments.count, self.shrinkage)
+        whitening = np.zeros((len(used), len(self.mean)))
+        whitening[:, used] = solve_triangular(factor, np.eye(len(used)), lower=True, check_finite=False) / spread
+        rows = [part for part in np.array_split(np.arange(len(used)), _BLOCKS) if len(part)]
+        # beyond the last row's own band a block of rows is zero
+        self._whitening = [np.ascontiguousarray(whitening[part, : used[part[-1]] + 1]) for part in rows]
         return self
 
     def score(self, cube: np.ndarray) -> np.ndarray:
@@ -78,11 +88,10 @@ class GlobalRX:
         Raises:
             ValueError: another number of bands than ``fit`` saw.
         """
-        from scipy.linalg import solve_triangular
 
         def distances(pixels):
-            standardized = (pixels[self._used] - self.mean[self._used, None]) / self._spread
-            return (solve_triangular(self._factor, standardized, lower=True, check_finite=False) ** 2).sum(axis=0)
+            away = pixels - self.mean[:, None]
+            return sum(_squared_length(block @ away[: block.shape[1]]) for block in self._whitening)
 
         return scored(cube, len(self.mean), distances)
 
@@ -113,7 +122,7 @@ class PCARX:
     def score(self, cube: np.ndarray) -> np.ndarray:
         """Return float32 [h, w] of a cube [C, h, w]; as :meth:`GlobalRX.score`."""
         return scored(
-            cube, len(self.mean), lambda pixels: ((self._axes.T @ (pixels - self.mean[:, None])) ** 2).sum(axis=0)
+            cube, len(self.mean), lambda pixels: _squared_length(self._axes.T @ (pixels - self.mean[:, None]))
         )
 
 
@@ -144,7 +153,7 @@ def oas_shrinkage(correlation: np.ndarray, count: int) -> float:
 
 
 def scored(cube: np.ndarray, bands: int, distances) -> np.ndarray:
-    """Apply ``distances`` (float64 [C, n] -> [n]) to the valid pixels of a cube [C, h, w]: float32 [h, w], else NaN.
+    """Apply ``distances`` ([C, n] -> float64 [n]) to the valid pixels of a cube [C, h, w]: float32 [h, w], else NaN.
 
     Raises:
         ValueError: the cube does not have ``bands`` bands.
@@ -157,8 +166,13 @@ def scored(cube: np.ndarray, bands: int, distances) -> np.ndarray:
     for start in range(0, flat.shape[1], ROWS_AT_ONCE):
         part = flat[:, start : start + ROWS_AT_ONCE]
         valid = np.isfinite(part).all(axis=0)
-        out[start : start + ROWS_AT_ONCE][valid] = distances(part[:, valid].astype(np.float64))
+        out[start : start + ROWS_AT_ONCE][valid] = distances(part if valid.all() else part[:, valid])
     return out.reshape(cube.shape[1:])
+
+
+def _squared_length(vectors: np.ndarray) -> np.ndarray:
+    """Return [n] of vectors [k, n]."""
+    return np.einsum("kn,kn->n", vectors, vectors)
 
 
 def _factorized(correlation: np.ndarray, count: int, shrinkage) -> tuple[float, np.ndarray]:

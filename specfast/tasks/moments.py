@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-ROWS_AT_ONCE = 16384  # bounds the float64 copies, whatever the blocks' size
+ROWS_AT_ONCE = 8192  # bounds the float64 copies, whatever the blocks' size
 
 
 class Moments:
@@ -34,14 +34,17 @@ class Moments:
             raise ValueError(f"blocks: expected pixels by bands [n, {bands}], got shape {list(rows.shape)}")
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
-            part = part[np.isfinite(part).all(axis=1)].astype(np.float64)
+            finite = np.isfinite(part).all(axis=1)
+            # indexing with a mask would reorder a transposed cube in memory
+            part = (part if finite.all() else part[finite]).astype(np.float64)
             if len(part):
                 self._add(part)
 
     def _add(self, part: np.ndarray) -> None:
+        """Add finite rows, float64 [n, F]; they are overwritten."""
         mean = part.mean(axis=0)
-        centered = part - mean
-        scatter = centered.T @ centered
+        part -= mean
+        scatter = part.T @ part
         if self.mean is None:
             self.count, self.mean, self._scatter = len(part), mean, scatter
             return

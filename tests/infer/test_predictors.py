@@ -20,6 +20,7 @@ from specfast.infer import (
 )
 from specfast.infer.predictors import weights_digest
 from specfast.models import create_model
+from specfast.tasks.anomaly import anomaly_scorer
 
 SIZES = {
     "image_size": 32, "embed_dim": 32, "num_heads": 2, "depth": 2, "rank": 8, "condition_dim": 16,
@@ -135,6 +136,28 @@ def test_a_scorer_sees_every_valid_pixel_once_and_then_scores(make_image, tmp_pa
     map_scene(image, ScorePredictor(scorer, identity="", window=32), tmp_path / "map.npy")
     expected = np.where(valid, np.abs(cube.mean(axis=0) - scorer.mean), np.nan)
     np.testing.assert_allclose(np.load(tmp_path / "map.npy")[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "again"), [("rx", 1.0), ("pca-rx", 1.0), ("local-rx", 4.0)])
+def test_no_pixel_is_read_twice_in_a_pass_unless_neighbors_count(make_image, tmp_path, monkeypatch, method, again):
+    image, pixels = make_image(50, 41), []
+    sample = image.sample
+    monkeypatch.setattr(image, "sample", lambda box: pixels.append(box[2] * box[3]) or sample(box))
+    options = {"inner": 3, "outer": 17} if method == "local-rx" else {}
+    scorer = fit_scorer(anomaly_scorer(method, **options), image, window=32)
+    assert sum(pixels) == 50 * 41
+    pixels.clear()
+    map_scene(image, ScorePredictor(scorer, identity="", window=32), tmp_path / "map.npy")
+    assert 1.0 <= sum(pixels) / (50 * 41) <= again
+    assert (sum(pixels) > 50 * 41) == (again > 1)
+    np.testing.assert_allclose(np.load(tmp_path / "map.npy")[0], scorer.score(image.read()), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("margin", "needs_model", "expected"), [(0, "", True), (2, "", False), (0, "encoder", False)])
+def test_scores_are_pixelwise_if_they_need_neither_neighbors_nor_a_model(margin, needs_model, expected):
+    scorer = Brightness()
+    scorer.margin, scorer.needs_model = margin, needs_model
+    assert ScorePredictor(scorer, identity="").pixelwise is expected
 
 
 def test_a_scorer_needs_a_valid_pixel(make_image):

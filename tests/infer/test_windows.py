@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,12 @@ def layouts(draw):
     align = draw(st.sampled_from([1, 2, 4, 8]))
     side = align * draw(st.integers(1, 12))
     return Windows(
-        draw(st.integers(1, 200)), draw(st.integers(1, 200)), side, draw(st.sampled_from([0.0, 0.25, 0.5, 0.9])), align
+        draw(st.integers(1, 200)),
+        draw(st.integers(1, 200)),
+        side,
+        draw(st.sampled_from([0.0, 0.25, 0.5, 0.9])),
+        align,
+        even=draw(st.booleans()),
     )
 
 
@@ -65,6 +71,16 @@ def test_first_band_over_a_row(windows, data):
     first = windows.first_band_over(row)
     assert windows.rows[first] <= row < windows.rows[first] + windows.side
     assert all(start + windows.side <= row for start in windows.rows[:first])
+
+
+@quick
+@given(layouts())
+def test_windows_that_are_cut_and_need_no_overlap_see_every_pixel_once(windows):
+    cut = replace(windows, overlap=0.0, even=False)
+    boxes = [cut.box(row, column) for row in cut.rows for column in cut.columns]
+    assert sum(height * width for _, _, height, width in boxes) == windows.height * windows.width
+    overlapping = replace(windows, overlap=0.5)
+    assert replace(overlapping, even=False).rows == replace(overlapping, even=True).rows
 
 
 def test_a_grid_of_patches_has_the_windows_of_the_pixels():

@@ -9,7 +9,7 @@ import torch
 from specfast import SpectralSample
 from specfast.tasks.anomaly import METHODS, anomaly_scorer, as_rows, score_image
 from specfast.tasks.anomaly_local import LocalRX
-from specfast.tasks.anomaly_rx import LOADING, PCARX, GlobalRX, oas_shrinkage
+from specfast.tasks.anomaly_rx import LOADING, PCARX, GlobalRX, oas_shrinkage, spectra
 from specfast.tasks.moments import Moments, moments_of
 
 
@@ -22,7 +22,7 @@ def correlated(pixels=500, bands=30, seed=0, offset=50.0):
 
 def mahalanobis(rows, background):
     away = rows - background.mean(axis=0)
-    return np.einsum("ij,jk,ik->i", away, np.linalg.inv(np.cov(background.T)), away)
+    return np.einsum("ij,jk,ik->i", away, np.linalg.inv(np.atleast_2d(np.cov(background.T))), away)
 
 
 def cube_of(rows, height):
@@ -99,6 +99,45 @@ def test_rank_deficient_bands():
     assert np.isfinite(few.score(cube_of(rows, 20))).all()
     with pytest.raises(ValueError, match="all pixels are alike"):
         GlobalRX().fit([np.ones((9, 4))])
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 7])
+@pytest.mark.parametrize("constant", [(), (0,), (1, 2), (4,)], ids=str)
+def test_global_rx_with_few_bands_and_constant_ones_among_them(bands, constant):
+    rows = correlated(300, bands)
+    at = [min(place, bands) for place in constant]
+    spoiled = np.insert(rows, at, 7.0, axis=1)
+    scores = GlobalRX().fit([spoiled]).score(cube_of(spoiled, 20))
+    np.testing.assert_allclose(scores.ravel(), mahalanobis(rows, rows), rtol=1e-5)
+
+
+def test_global_rx_of_bands_that_nearly_determine_each_other():
+    """Against the same distances in 80-bit floats, by forward substitution."""
+    rng = np.random.default_rng(1)
+    rows = (5 + 1e-4 * np.cumsum(rng.normal(size=(800, 60)), axis=1) + rng.normal(size=(800, 1))).astype(np.float32)
+    scorer = GlobalRX().fit([rows])
+    assert scorer.shrinkage_ == 0
+    moments = moments_of([rows])
+    spread = np.sqrt(moments.covariance.diagonal())
+    factor = np.linalg.cholesky(moments.covariance / np.outer(spread, spread)).astype(np.longdouble)
+    assert factor.diagonal().min() < 1e-3
+    away = ((rows - moments.mean) / spread).T.astype(np.longdouble)
+    for band in range(60):
+        away[band] = (away[band] - factor[band, :band] @ away[:band]) / factor[band, band]
+    np.testing.assert_allclose(scorer.score(cube_of(rows, 20)).ravel(), (away**2).sum(axis=0), rtol=1e-6)
+
+
+def test_spectra_are_copied_only_where_a_pixel_is_invalid():
+    image = torch.rand(3, 4, 5)
+    sample = SpectralSample(image, torch.linspace(500, 900, 3), torch.full((3,), 9.0), 4.0, "av3", "L1")
+    assert np.shares_memory(spectra(sample), image.numpy())
+    sample.valid = torch.ones(4, 5, dtype=torch.bool)
+    sample.valid[1, 2] = False
+    image[0, 3, 4] = torch.inf
+    found = spectra(sample)
+    assert np.argwhere(np.isnan(found).all(axis=0)).tolist() == [[1, 2], [3, 4]]
+    assert np.isnan(found).sum() == 6
+    assert torch.isfinite(image[:, 1, 2]).all()
 
 
 def test_oas_is_near_scikit_learns():
