@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -164,3 +165,16 @@ def test_module_prints_the_report_and_the_commands():
 def test_module_takes_commands():
     done = subprocess.run([sys.executable, "-m", "specfast", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"specfast {specfast.__version__}\n")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["sensors"], ["sensors", "--help"]], ids=" ".join)
+def test_a_reader_that_has_gone_is_no_mistake(words):
+    read, write = os.pipe()
+    os.close(read)  # as head does once it has its lines
+    try:
+        command = [sys.executable, "-m", "specfast", *words]
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=buffered)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -46,7 +46,16 @@ def main(argv: list[str] | None = None) -> int:
 
     A mistake is one line on stderr; with SPECFAST_DEBUG=1 it is a traceback. Other exceptions leave as they are.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # what is left is written here, and not when Python ends and can only complain
+        return code
+    except BrokenPipeError:  # the reader of the output, as in `specfast info FILE | head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return OK if argv else MISUSED
@@ -99,9 +108,8 @@ def _run(name: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"specfast {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of the output, as in `specfast info FILE | head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except BrokenPipeError:  # an OSError, and no mistake: main ends it
+        raise
     except (SpecfastError, OSError, ValueError, ImportError) as error:
         if os.environ.get("SPECFAST_DEBUG", "0") not in ("", "0") or not _is_mistake(error):
             raise

@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from specfast.cli.named_values import pair
+
 HELP = (
     "Pre-train SpecAware on stores made by specfast prepare. Options come from a YAML file, from flags, or both; flags "
     "win. The same command again goes on where the run stopped. For several processes: torchrun --nproc-per-node N -m "
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if field.name == "data":
             settings |= {"nargs": "+", "metavar": "STORE"}
         elif field.name == "model_options":
-            settings |= {"nargs": "+", "metavar": "NAME=VALUE", "type": _pair}
+            settings |= {"nargs": "+", "metavar": "NAME=VALUE", "type": pair}
         elif field.name == "bands":
             settings |= {"nargs": "+", "metavar": "N", "type": _number_or_all}
         elif isinstance(default, tuple):
@@ -88,15 +90,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _pair(text: str) -> tuple[str, object]:
-    import yaml
-
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, yaml.safe_load(value)
 
 
 def _number_or_all(text: str) -> int | None:

@@ -80,8 +80,8 @@ class DownstreamModel(nn.Module, PretrainedMixin):
     Images of any size are taken: they are enlarged by the option ``upsample`` (a divisor of the patch size, so that a
     token covers ``patch_size / upsample`` pixels), and their last rows and columns are repeated up to whole patches.
     With the option ``spectral_skip``, the number of bands of a fixed sensor, the standardized spectra of pixels join
-    the features, once for each of ``spectral_sides``, averaged over squares of that side; call
-    ``model.skip.fit(samples)`` before training.
+    the features, once for each of ``spectral_sides``, averaged over squares of that side, and with ``spectral_shape``
+    also scaled to the length 1; call ``model.skip.fit(samples)`` before training.
     """
 
     #: options of each head with their defaults
@@ -107,7 +107,8 @@ class DownstreamModel(nn.Module, PretrainedMixin):
         self.config = config
         self.encoder = SpecAwareEncoder(config.encoder)
         bands = config.options.get("spectral_skip", 0)
-        self.skip = SpectralSkip(bands, config.options.get("spectral_sides", (1,))) if bands else None
+        sides, shape = config.options.get("spectral_sides", (1,)), config.options.get("spectral_shape", False)
+        self.skip = SpectralSkip(bands, sides, shape=shape) if bands else None
 
     @property
     def spacing(self) -> int:

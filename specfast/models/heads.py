@@ -57,6 +57,9 @@ class PixelHead(nn.Module):
         inner = outputs if kind == "linear" else hidden
         if components < 0:
             raise ValueError(f"components: expected at least 0, got {components}")
+        if depth < 0:
+            raise ValueError(f"depth: expected at least 0, got {depth}")
+        _check_hidden(hidden, dropout)
         self.components = components = min(components, 4 * width)
         if components:
             self.register_buffer("token_mean", torch.zeros(4 * width))
@@ -106,6 +109,13 @@ class PixelHead(nn.Module):
         """Return what the first linear layer sees of every pixel, [B, inputs, H, W]: levels, then the spectrum."""
         tokens = to_pixels(self._normalized(levels).movedim(-1, 1), present, spacing, size)
         return tokens if self.spectrum is None else torch.cat([tokens, spectrum], dim=1)
+
+    def parts(self, sides: int) -> list[slice]:
+        """Return where the levels, and the spectra of each of so many sides, lie in what :meth:`inputs` returns."""
+        tokens = self.project.in_features
+        step = 0 if self.spectrum is None else self.spectrum.in_features // sides
+        spectra = [slice(tokens + side * step, tokens + (side + 1) * step) for side in range(sides)]
+        return [slice(0, tokens), *(spectra if step else ())]
 
     @torch.no_grad()
     def set_linear(self, weight: Tensor, bias: Tensor) -> None:
@@ -167,6 +177,7 @@ class SceneHead(nn.Module):
             raise ValueError(f"head: expected linear or mlp; got {kind!r}")
         if pool not in POOLS:
             raise ValueError(f"pool: expected one of {', '.join(POOLS)}; got {pool!r}")
+        _check_hidden(hidden, dropout)
         self.pool = pool
         inputs = width * (2 if pool == "both" else 1)
         self.norm = nn.LayerNorm(inputs)
@@ -199,6 +210,14 @@ class _ResidualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + F.gelu(self.conv(self.norm(x)))
+
+
+def _check_hidden(hidden: int, dropout: float) -> None:
+    """Raise ValueError if the options of a hidden layer are out of range."""
+    if hidden < 1:
+        raise ValueError(f"hidden: expected at least 1, got {hidden}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected a share of at least 0 and below 1, got {dropout}")
 
 
 def _pointwise(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from specfast.batch import SpectralBatch
 from specfast.models.downstream import DownstreamConfig, DownstreamModel, Encoded
 from specfast.models.enlarging import to_pixels
 from specfast.models.heads import PIXEL_HEADS, PixelHead
+from specfast.models.spectral_skip import spectral_channels
 from specfast.models.upernet import PyramidNeck, UPerDecoder
 
-_SHARED = {"upsample": 1, "spectral_skip": 0, "spectral_sides": [1], "components": 0}
+_SHARED = {"upsample": 1, "spectral_skip": 0, "spectral_sides": [1], "spectral_shape": False, "components": 0}
 #: options of the light heads, see :class:`specfast.models.heads.PixelHead`
 LIGHT_OPTIONS = {
     "linear": _SHARED,
@@ -26,7 +27,7 @@ def pixel_head(config: DownstreamConfig) -> PixelHead:
     options = {
         name: value for name, value in config.options.items() if name in ("components", "hidden", "depth", "dropout")
     }
-    bands = config.options["spectral_skip"] * len(config.options["spectral_sides"])
+    bands = spectral_channels(*(config.options[f"spectral_{name}"] for name in ("skip", "sides", "shape")))
     return PixelHead(config.encoder.embed_dim, len(config.outputs), config.head, bands=bands, **options)
 
 

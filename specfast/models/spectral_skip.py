@@ -19,7 +19,7 @@ SMALLEST_SHARE = 1e-6  # of the largest spread: a band that is constant is not b
 
 
 class SpectralSkip(nn.Module):
-    """Standardized spectra of a batch: SpectralBatch -> [B, C * len(sides), H, W], 0 at invalid pixels.
+    """Standardized spectra of a batch: SpectralBatch -> [B, channels, H, W], 0 at invalid pixels.
 
     The bands, means and spreads are buffers: they are saved with the model, and :meth:`fit` sets them.
 
@@ -27,16 +27,26 @@ class SpectralSkip(nn.Module):
         bands: C, of every sample.
         sides: of the squares that spectra are averaged over, in pixels, odd; 1 is the pixel itself. Invalid pixels and
             those beyond the image are left out of the averages.
+        shape: after the spectra of each side come their shapes, standardized on their own: the same spectra scaled to
+            the length 1, as the spectral angle (Kruse et al. 1993) sees them, in which slope and shade play no part.
+
+    Attributes:
+        channels: C * len(sides), and twice as many with ``shape``.
     """
 
-    def __init__(self, bands: int, sides: Sequence[int] = (1,)):
+    def __init__(self, bands: int, sides: Sequence[int] = (1,), *, shape: bool = False):
         super().__init__()
         if not sides or any(side < 1 or side % 2 == 0 for side in sides):
             raise ValueError(f"spectral_sides: expected odd numbers of pixels, at least one; got {list(sides)}")
         self.sides = tuple(sides)
+        self.shape = shape
+        self.channels = spectral_channels(bands, sides, shape)
         self.register_buffer("wavelength", torch.zeros(bands))
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("scale", torch.ones(bands))
+        if shape:
+            self.register_buffer("shape_mean", torch.zeros(bands))
+            self.register_buffer("shape_scale", torch.ones(bands))
 
     def fit(self, samples: Iterable[SpectralSample]) -> None:
         """Take wavelengths (nm), and each band's mean and spread over all valid pixels, from samples.
@@ -44,7 +54,7 @@ class SpectralSkip(nn.Module):
         Raises:
             ValueError: there is no valid pixel, or a sample has other bands than the first.
         """
-        count, first, second = 0, 0.0, 0.0
+        spectra, shapes = _Moments(), _Moments()
         for number, sample in enumerate(samples):
             wavelength = torch.as_tensor(sample.wavelength, dtype=torch.float32)
             if number == 0 and len(wavelength) == len(self.wavelength):
@@ -54,14 +64,14 @@ class SpectralSkip(nn.Module):
             valid = torch.isfinite(image).all(dim=0)
             if sample.valid is not None:
                 valid &= torch.as_tensor(sample.valid).flatten().bool()
-            image = image[:, valid]
-            count, first, second = count + image.shape[1], first + image.sum(dim=1), second + image.square().sum(dim=1)
-        if not count:
+            spectra.add(image[:, valid])
+            if self.shape:
+                shapes.add(_unit_length(image[:, valid], dim=0))
+        if not spectra.count:
             raise ValueError("samples: expected at least one valid pixel, got none")
-        mean = first / count
-        scale = (second / count - mean.square()).clamp_min(0).sqrt()
-        self.mean.copy_(mean)
-        self.scale.copy_(scale.clamp_min(SMALLEST_SHARE * float(scale.max()) or 1.0))
+        spectra.copy_to(self.mean, self.scale)
+        if self.shape:
+            shapes.copy_to(self.shape_mean, self.shape_scale)
 
     def forward(self, batch: SpectralBatch) -> Tensor:
         bands = len(self.wavelength)
@@ -77,7 +87,17 @@ class SpectralSkip(nn.Module):
         image = batch.image.unflatten(0, (-1, bands)).to(self.mean.dtype)
         standard = (image - self.mean[:, None, None]) / self.scale[:, None, None]
         valid = torch.ones_like(standard[:, :1]) if batch.valid is None else batch.valid[:, None].to(standard.dtype)
-        return torch.cat([_averaged(standard, valid, side) for side in self.sides], dim=1)
+        parts = []
+        for side in self.sides:
+            parts.append(_averaged(standard, valid, side))
+            if self.shape:
+                parts.append(valid * self._shape_of(parts[-1]))
+        return torch.cat(parts, dim=1)
+
+    def _shape_of(self, standard: Tensor) -> Tensor:
+        """Return the standardized shape of standardized spectra [B, C, H, W]."""
+        spectra = standard * self.scale[:, None, None] + self.mean[:, None, None]
+        return (_unit_length(spectra, dim=1) - self.shape_mean[:, None, None]) / self.shape_scale[:, None, None]
 
     def _check(self, wavelength: Tensor, name: str) -> None:
         own = self.wavelength
@@ -90,6 +110,33 @@ class SpectralSkip(nn.Module):
                 f"{name}: band {band} lies at {float(wavelength[band]):.1f} nm; expected {float(own[band]):.1f} nm, as "
                 "in training (the model uses the pixels' own spectra, so it serves the sensor it was trained on)"
             )
+
+
+def spectral_channels(bands: int, sides: Sequence[int], shape: bool) -> int:
+    """Return how many channels a :class:`SpectralSkip` has."""
+    return bands * len(sides) * (2 if shape else 1)
+
+
+class _Moments:
+    """Mean and spread of the rows of [C, pixels] that come one block after the other."""
+
+    def __init__(self):
+        self.count, self.first, self.second = 0, 0.0, 0.0
+
+    def add(self, values: Tensor) -> None:
+        self.count += values.shape[1]
+        self.first, self.second = self.first + values.sum(dim=1), self.second + values.square().sum(dim=1)
+
+    def copy_to(self, mean: Tensor, scale: Tensor) -> None:
+        average = self.first / self.count
+        spread = (self.second / self.count - average.square()).clamp_min(0).sqrt()
+        mean.copy_(average)
+        scale.copy_(spread.clamp_min(SMALLEST_SHARE * float(spread.max()) or 1.0))
+
+
+def _unit_length(spectra: Tensor, dim: int) -> Tensor:
+    """Scale spectra to the length 1; spectra of zeros stay zeros."""
+    return F.normalize(spectra, dim=dim, eps=1e-12)
 
 
 def _averaged(image: Tensor, valid: Tensor, side: int) -> Tensor:

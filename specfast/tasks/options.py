@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-# Of the light heads that look at pixels: an enlarged scene, whitened tokens, spectra of the pixel and around it.
-_LIGHT = {"upsample": 2, "components": 100, "spectral_sides": [3, 15]}
-PIXEL_HEAD_OPTIONS = {"linear": _LIGHT, "mlp": _LIGHT, "conv": {**_LIGHT, "hidden": 64}}
+# Of the light heads that look at pixels: an enlarged scene, whitened tokens, spectra of the pixel and around it. What
+# lies around a pixel and what tokens tell apart know a field again; in other fields they mislead.
+_NEAR = {"upsample": 2, "components": 100, "spectral_sides": [3, 15]}
+_FAR = {"upsample": 2, "components": 20, "spectral_sides": [1, 3], "spectral_shape": True}
+PIXEL_HEAD_OPTIONS = {
+    reach: {"linear": shared, "mlp": shared, "conv": {**shared, "hidden": 64}}
+    for reach, shared in (("near", _NEAR), ("far", _FAR))
+}
+REACHES = tuple(PIXEL_HEAD_OPTIONS)
+REACH_OF_SPLIT = {"random": "near", "field": "far", "tile": "far"}
 SEGMENTATION_HEADS = ("upernet", "linear", "mlp", "conv")  # of SpecAwareSegmenter
 ORIENTATIONS = 8  # of a scene: four quarter turns, each with and without a flip
 
@@ -18,7 +25,7 @@ class FitOptions:
     """How a task model is trained; all fields are our choice, none is published.
 
     Attributes:
-        steps: updates.
+        steps: updates; 0 leaves the model as it starts. None: as many as the task says.
         lr: peak learning rate of the head (AdamW; linear warm-up, then a half cosine to 0).
         encoder_lr: that of the encoder's last block, where the encoder is trained.
         layer_decay: factor on the learning rate from each encoder block to the one before it.
@@ -30,7 +37,7 @@ class FitOptions:
         log_every, checkpoint_every: steps between rows of the log, and between checkpoints (with a folder).
     """
 
-    steps: int = 300
+    steps: int | None = 300
     lr: float = 2e-3
     encoder_lr: float = 1e-4
     layer_decay: float = 1.0
@@ -43,8 +50,8 @@ class FitOptions:
     checkpoint_every: int = 100
 
     def __post_init__(self):
-        for name, smallest in (("steps", 1), ("log_every", 1), ("checkpoint_every", 1), ("tuned_blocks", -1)):
-            if getattr(self, name) < smallest:
+        for name, smallest in (("steps", 0), ("log_every", 1), ("checkpoint_every", 1), ("tuned_blocks", -1)):
+            if getattr(self, name) is not None and getattr(self, name) < smallest:
                 raise ValueError(f"{name}: expected at least {smallest}, got {getattr(self, name)}")
         for name in ("lr", "encoder_lr", "weight_decay", "clip_norm"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -66,32 +73,52 @@ class SegmentationOptions:
 
     Attributes:
         head: a key of ``SpecAwareSegmenter.HEADS``.
-        head_options: options of the head (see :class:`SpecAwareSegmenter`), on top of :data:`PIXEL_HEAD_OPTIONS`.
+        reach: where the map is to hold: ``"near"``, in the fields that have labels; ``"far"``, in other fields and
+            scenes. None takes near, and in a table what each division of the labels asks for.
+        head_options: options of the head (see :class:`SpecAwareSegmenter`), on top of those that
+            :data:`PIXEL_HEAD_OPTIONS` has for the reach.
         spectral_skip: the pixels' own spectra join the features (light heads); the model then serves one sensor.
         pixels_per_class: labelled pixels of each class drawn in a step.
         augment: turn and flip the scenes at random.
         orientations: 1, or 8 to average predictions over all turns and flips.
         view: side in pixels of the tiles that larger scenes are cut into.
-        fit: learning rates, steps, what of the encoder is trained.
+        fit: learning rates, steps, what of the encoder is trained. Without a number of steps, a linear head that is to
+            reach far, beside a frozen encoder, stays as its discriminants are (gradient steps with few labels made it
+            worse), and all others take 100.
     """
 
     head: str = "linear"
+    reach: str | None = None
     head_options: Mapping[str, object] = field(default_factory=dict)
     spectral_skip: bool = True
     pixels_per_class: int = 10
     augment: bool = True
     orientations: int = 8
     view: int = 256
-    fit: FitOptions = field(default_factory=lambda: FitOptions(steps=100))
+    fit: FitOptions = field(default_factory=lambda: FitOptions(steps=None))
 
     def __post_init__(self):
         if self.orientations not in (1, ORIENTATIONS):
             raise ValueError(f"orientations: expected 1 or {ORIENTATIONS}, got {self.orientations}")
+        if self.reach not in (None, *REACHES):
+            raise ValueError(f"reach: expected {' or '.join(REACHES)}, or None; got {self.reach!r}")
 
     @property
     def settings(self) -> dict[str, object]:
         """The head's options, defaults filled in."""
-        return {**PIXEL_HEAD_OPTIONS.get(self.head, {}), **self.head_options}
+        return {**PIXEL_HEAD_OPTIONS[self.reach or "near"].get(self.head, {}), **self.head_options}
+
+    @property
+    def training(self) -> FitOptions:
+        """``fit`` with a number of steps."""
+        if self.fit.steps is not None:
+            return self.fit
+        stays = self.head == "linear" and self.reach == "far" and self.fit.tuned_blocks == 0
+        return replace(self.fit, steps=0 if stays else 100)
+
+    def for_split(self, split: str) -> SegmentationOptions:
+        """Return the options with the reach that a way of dividing the labels asks for, unless one is set."""
+        return self if self.reach else replace(self, reach=REACH_OF_SPLIT.get(split))
 
 
 @dataclass(frozen=True)
@@ -125,7 +152,7 @@ class RegressionOptions:
     Attributes:
         head: ``"linear"``, ``"mlp"`` or ``"conv"`` for pixels, ``"scene"`` for whole scenes.
         head_options: options of the head (see :class:`SpecAwareRegressor`), such as ``constraint="abundance"``, on top
-            of :data:`PIXEL_HEAD_OPTIONS`.
+            of what :data:`PIXEL_HEAD_OPTIONS` has for near pixels.
         spectral_skip: the pixels' own spectra (the scenes' mean spectra) join the features.
         targets_per_step: pixels (scenes) with targets drawn in a step.
         augment: turn and flip the scenes at random (pixels only).
@@ -146,4 +173,4 @@ class RegressionOptions:
     @property
     def settings(self) -> dict[str, object]:
         """The head's options, defaults filled in."""
-        return {**PIXEL_HEAD_OPTIONS.get(self.head, {}), **self.head_options}
+        return {**PIXEL_HEAD_OPTIONS["near"].get(self.head, {}), **self.head_options}

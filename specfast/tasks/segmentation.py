@@ -82,7 +82,8 @@ def train_segmenter(
     frozen = options.fit.tuned_blocks == 0
     if options.head == "linear":
         chosen = StratifiedSampler(flat[pixels], DISCRIMINANT_PIXELS, seed).few()
-        start_from_discriminants(model, *training.inputs(model.eval(), chosen, frozen), flat[pixels])
+        inputs = training.inputs(model.eval(), chosen, frozen)
+        start_from_discriminants(model, *inputs, flat[pixels], apart=options.reach == "far")
 
     def loss_of_step(step: int) -> Iterator[Tensor]:
         for positions, logits in training.outputs(model, step, frozen):
@@ -91,11 +92,11 @@ def train_segmenter(
 
     settings = {"seed": seed, "out": out, "resume": resume, "progress": progress, "name": f"segment, {options.head}"}
     inputs = inputs_digest(out, model, views.samples, options, flat[pixels], pixels)
-    return model, fit(model, loss_of_step, options.fit, **settings, inputs=inputs)
+    return model, fit(model, loss_of_step, options.training, **settings, inputs=inputs)
 
 
 def start_from_discriminants(
-    model: SpecAwareSegmenter, inputs: Tensor, positions: np.ndarray, labels: np.ndarray
+    model: SpecAwareSegmenter, inputs: Tensor, positions: np.ndarray, labels: np.ndarray, *, apart: bool = False
 ) -> None:
     """Set a linear head to the linear discriminants of the training pixels: from few labels, a better start than none.
 
@@ -106,25 +107,38 @@ def start_from_discriminants(
         inputs: [rows, inputs] as :meth:`DrawnPixels.inputs` returns them.
         positions: [rows], the pixel of each row.
         labels: int [T], the class of each pixel, from 1.
+        apart: find the discriminants of the levels and of the spectra of each side on their own, and take their mean:
+            none can then lean on how the others go together in these pixels, which other fields need not share.
     """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
     classes = np.unique(labels)
     if len(classes) < 2:
         return
-    values = inputs.double().numpy()
-    mean, spread = values.mean(axis=0), values.std(axis=0)
-    spread[spread == 0] = 1
-    equal = np.full(len(classes), 1 / len(classes))
-    found = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=equal)
-    found.fit((values - mean) / spread, labels[positions])
-    weight, bias = found.coef_ / spread, found.intercept_ - found.coef_ @ (mean / spread)
-    if len(classes) == 2:  # one discriminant, of the second class against the first
-        weight, bias = np.stack([-weight[0] / 2, weight[0] / 2]), np.stack([-bias[0] / 2, bias[0] / 2])
+    values, known = inputs.double().numpy(), labels[positions]
+    parts = model.head.parts(len(model.config.options["spectral_sides"])) if apart else [slice(None)]
+    weight, bias = np.zeros((len(classes), values.shape[1])), np.zeros(len(classes))
+    for part in parts:
+        weight[:, part], found = _discriminants(values[:, part], known)
+        bias += found
+    weight, bias = weight / len(parts), bias / len(parts)
     full = torch.zeros(len(model.config.outputs), values.shape[1])
     offset = torch.full((len(full),), float(bias.min()) - UNSEEN)
     full[classes - 1], offset[classes - 1] = torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
     model.head.set_linear(full, offset)
+
+
+def _discriminants(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight [classes, inputs] and bias [classes] of the linear discriminants, all classes equally likely."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    spread[spread == 0] = 1
+    count = len(np.unique(labels))
+    found = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(count, 1 / count))
+    found.fit((values - mean) / spread, labels)
+    weight, bias = found.coef_ / spread, found.intercept_ - found.coef_ @ (mean / spread)
+    if count == 2:  # one discriminant, of the second class against the first
+        weight, bias = np.stack([-weight[0] / 2, weight[0] / 2]), np.stack([-bias[0] / 2, bias[0] / 2])
+    return weight, bias
 
 
 def segment_scenes(

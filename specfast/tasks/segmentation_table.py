@@ -52,8 +52,9 @@ def finetune_segmentation(
         labels: integers [H, W] of each scene, 0 is unlabelled.
         splits, labels_per_class, seeds, classifiers, baselines, recipe, fixed: as in :func:`specfast.evaluate.probe`,
             which makes all rows but the trained ones.
-        options: how segmenters are trained. Unless ``recipe`` says otherwise, the probes' features are made of the same
-            views, enlarged alike.
+        options: how segmenters are trained. With no ``reach`` set, that of random pixels is near, that of fields and
+            tiles far. Unless ``recipe`` says otherwise, the probes' features are made of the same views, enlarged
+            alike.
         control: train the same model from an encoder with random weights, too.
         progress: show bars.
 
@@ -94,7 +95,7 @@ def finetune_segmentation(
             for (split, count), parts in divisions.items():
                 start, scores = time.perf_counter(), []
                 for seed, part in enumerate(parts):
-                    classes = _classify(network, views, labels, part, options, seed)
+                    classes = _classify(network, views, labels, part, options.for_split(split), seed)
                     flat = np.concatenate([one.ravel() for one in classes])
                     truth = np.concatenate([one.ravel() for one in labels])
                     scores.append(score(truth[part.test], flat[part.test]))
@@ -108,7 +109,7 @@ def finetune_segmentation(
     table.rows = sorted([*rows, *table.rows], key=lambda row: order[row.split, row.labels_per_class])
     table.class_maps = maps
     table.settings |= {
-        "training": _plain(options),
+        "training": {split: _plain(options.for_split(split)) for split, _ in divisions},
         "class_map": f"{_method(options, 'fine-tuned')}, seed 0, the most labels",
     }
     return table
@@ -133,7 +134,7 @@ def _method(options: SegmentationOptions, inputs: str) -> str:
 
 
 def _plain(options: SegmentationOptions) -> dict:
-    return {**vars(options), "head_options": options.settings, "fit": dict(vars(options.fit))}
+    return {**vars(options), "head_options": options.settings, "fit": dict(vars(options.training))}
 
 
 def _bar(total: int, progress: bool):

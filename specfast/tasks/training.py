@@ -86,10 +86,13 @@ def fit(
             one is not gone on with. Empty: nothing is compared.
 
     Raises:
-        ValueError: the run in ``out`` was made with other options or inputs, another seed or another model.
+        ValueError: the options have no number of steps, or the run in ``out`` was made with other options or inputs,
+            another seed or another model.
         NonFiniteLossError: the loss or its gradient became NaN or infinite; nothing was updated with it.
         TrainingInterrupted: SIGTERM or SIGINT came (only with ``out``); the state is saved.
     """
+    if options.steps is None:
+        raise ValueError("options: expected a number of steps, got None, which only tasks can fill in")
     device = next(model.parameters()).device
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),

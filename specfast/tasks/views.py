@@ -5,6 +5,7 @@ Every labelled pixel belongs to the view in which it lies farthest from an edge.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -131,6 +132,7 @@ class SceneViews:
         self._batches: dict[tuple, SpectralBatch] = {}
         self._encoded: dict[tuple, Encoded] = {}
         self._inputs: dict[tuple, Tensor] = {}
+        self._inputs_of = b""  # what the kept inputs were made with
         self._bytes = 0
 
     def members(self, group: int) -> list[View]:
@@ -195,19 +197,22 @@ class SceneViews:
     def inputs(self, model, group: int, orientation: int, frozen: bool) -> Tensor:
         """Return what a light head sees of a group of turned views, [B, inputs, h, w].
 
-        With a frozen encoder and whitened tokens it depends on no weight that is trained, and is kept.
+        With a frozen encoder and whitened tokens it depends on no weight that is trained, and is kept until a model
+        with another whitening or other spectra asks.
         """
-        options = model.config.options
-        shape = (options["upsample"], options["components"], options["spectral_skip"], *options["spectral_sides"])
-        key = (group, orientation, *shape)
-        if frozen and key in self._inputs:
+        kept = frozen and model.config.options["components"] > 0
+        key = (group, orientation)
+        if kept and (made_with := _made_with(model)) != self._inputs_of:
+            self._forget_inputs()
+            self._inputs_of = made_with
+        if kept and key in self._inputs:
             return self._inputs[key]
         batch = self.batch(model, group, orientation)
         encoded = self.encoded(model, group, orientation) if frozen else model.encode(batch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             size = tuple(batch.image.shape[-2:])
             made = model.head.inputs(encoded.levels, encoded.present, model.spectrum(batch), model.spacing, size)
-        return self._keep(self._inputs, key, made, made.nbytes) if frozen and options["components"] else made
+        return self._keep(self._inputs, key, made, made.nbytes) if kept else made
 
     def outputs(self, model, group: int, orientation: int, frozen: bool) -> Tensor:
         """Return a model's outputs [B, K, h, w] for a group of turned views; ``frozen``: keep what its encoder made."""
@@ -250,8 +255,11 @@ class SceneViews:
     def forget_encoded(self) -> None:
         """Drop what is kept of an encoder, before another one is used."""
         self._bytes -= sum(level.nbytes for made in self._encoded.values() for level in made.levels)
-        self._bytes -= sum(made.nbytes for made in self._inputs.values())
         self._encoded.clear()
+        self._forget_inputs()
+
+    def _forget_inputs(self) -> None:
+        self._bytes -= sum(made.nbytes for made in self._inputs.values())
         self._inputs.clear()
 
     def _keep(self, kept: dict, key: tuple, value, size: int):
@@ -271,3 +279,12 @@ def _equal_sizes(views: list[View], pixels: int) -> list[list[int]]:
         count = max(1, pixels // (height * width))
         groups += [numbers[start : start + count] for start in range(0, len(numbers), count)]
     return groups
+
+
+def _made_with(model: DownstreamModel) -> bytes:
+    """Digest of the statistics and options that a light head's inputs depend on, apart from the encoder."""
+    digest = hashlib.blake2b(repr(sorted(model.config.options.items())).encode())
+    for part in (model.head, model.skip):
+        for buffer in part.buffers() if part is not None else ():
+            digest.update(buffer.cpu().numpy().tobytes())
+    return digest.digest()

@@ -205,6 +205,32 @@ def test_spectra_around_a_pixel():
         SpectralSkip(12, [2])
 
 
+def test_shapes_of_spectra_do_not_know_brightness():
+    """Beside the spectra stand the same ones of length 1, standardized; a shaded pixel keeps its shape."""
+    valid = torch.ones(32, 32, dtype=torch.bool)
+    valid[4, 5] = False
+    sample = make_sample(12, valid=valid)
+    plain, both = SpectralSkip(12, [1, 3]), SpectralSkip(12, [1, 3], shape=True)
+    for skip in (plain, both):
+        skip.fit([sample])
+    assert both.channels == 48
+    batch = SpectralBatch.from_samples([sample])
+    spectra, shapes = both(batch)[0].unflatten(0, (2, 2, 12)).transpose(0, 1).flatten(1, 2)
+    assert torch.equal(spectra, plain(batch)[0])
+    unit = sample.image / sample.image.norm(dim=0)
+    known = unit[:, valid].double()
+    wanted = (unit - known.mean(dim=1)[:, None, None]) / known.std(dim=1, correction=0)[:, None, None]
+    assert_close(shapes[:12, valid], wanted[:, valid].float(), 1e-4)
+    around = sample.image[:, 9:12, 19:22].mean(dim=(1, 2))
+    wanted = (around / around.norm() - known.mean(dim=1)) / known.std(dim=1, correction=0)
+    assert_close(shapes[12:, 10, 20], wanted.float(), 1e-4)
+    assert (shapes[:, 4, 5] == 0).all()
+    shaded = SpectralBatch.from_samples([replace(sample, image=0.3 * sample.image)])
+    darker, same = both(shaded)[0].unflatten(0, (2, 2, 12)).transpose(0, 1).flatten(1, 2)
+    assert_close(same, shapes, 1e-4)
+    assert not torch.allclose(darker, spectra, atol=0.1)
+
+
 def test_whitened_levels_are_uncorrelated():
     model = make_task_model(SpecAwareSegmenter, "linear", components=5, spectral_skip=12)
     samples = [make_sample(12), make_sample(12, seed=2)]
@@ -275,6 +301,7 @@ def test_create_model_for_a_task():
     assert model.config.options == {
         "upsample": 1,
         "spectral_skip": 0,
+        "spectral_shape": False,
         "spectral_sides": [1],
         "components": 0,
         "hidden": 8,
@@ -293,7 +320,7 @@ def test_create_model_for_a_task():
     ("arguments", "message"),
     [
         ({"head": "unet"}, "head: expected one of upernet, linear, mlp, conv; got 'unet'"),
-        ({"hiden": 3}, "options: hiden unknown to head 'mlp'; it has components, dropout, hidden, spectral_sides"),
+        ({"hiden": 3}, "options: hiden unknown to head 'mlp'; it has components, dropout, hidden, spectral_shape"),
         ({"upsample": 3}, "upsample: expected a divisor of the patch size 8; got 3"),
         ({"outputs": ()}, "outputs: expected the names of at least one"),
         ({"outputs": ("a", "a")}, "outputs: expected different names"),

@@ -255,8 +255,21 @@ def test_regress(folder, tmp_path, capsys):
         (["segment", "one.hdr", "--labels", "one_labels.npy", "--head-options", "upsample=x"], "expected int, got 'x'"),
         (["segment", "one.hdr", "--labels", "one_labels.npy", "--head-options", "components="], "int, got None"),
         (["segment", "one.hdr", "--labels", "one_labels.npy", "--steps", "0"], "steps: expected at least 1"),
+        *(
+            (["segment", "one.hdr", "--labels", "one_labels.npy", "--head", "conv", "--head-options", option], message)
+            for option, message in {
+                "hidden=-1": "hidden: expected at least 1, got -1",
+                "hidden=0": "hidden: expected at least 1, got 0",
+                "depth=-2": "depth: expected at least 0, got -2",
+                "dropout=2.0": "dropout: expected a share of at least 0 and below 1, got 2.0",
+                "components=-1": "components: expected at least 0, got -1",
+                "upsample=0": "upsample: expected a divisor of the patch size 8; got 0",
+                "spectral_sides=[2]": "spectral_sides: expected odd numbers of pixels, at least one; got [2]",
+            }.items()
+        ),
         (["regress", "one.hdr", "--targets", "one_targets.npy", "--target-names", "a"], "expected 2 names, got 1"),
         (["regress", "one.hdr", "--targets", "small.npy"], "has 3 x 3 pixels; expected 24 x 24"),
+        (["classify", "tiles.csv", "--head", "mlp", "--head-options", "hidden=-1"], "hidden: expected at least 1"),
         (["classify", "no.csv"], "No such file"),
         (["classify", "bad.csv"], "expected a line with the columns scene,label"),
     ],
@@ -264,6 +277,7 @@ def test_regress(folder, tmp_path, capsys):
 def test_mistakes(folder, tmp_path, capsys, monkeypatch, argv, message):
     monkeypatch.chdir(folder)
     np.save("small.npy", np.ones((3, 3), int))
+    write_list(folder, folder / "tiles.csv")
     (folder / "bad.csv").write_text("file,class\na,b\n")
     code, _, err = run(capsys, *argv, "--out", tmp_path, "--quiet", *told(folder))
     assert code == 2

@@ -70,6 +70,22 @@ def test_a_scene_without_training_pixels_plays_no_part(encoder):
     assert not torch.equal(moved.skip.mean, one.skip.mean)
 
 
+def test_shared_views_keep_nothing_of_another_whitening(encoder):
+    """What a model sees is whitened by its own training scenes, whatever the views were used for before."""
+    scenes = [make_scene(seed=seed) for seed in (0, 1)]
+    samples, labels = [sample for sample, _ in scenes], [one for _, one in scenes]
+    options = SegmentationOptions(head_options={"spectral_shape": True}, orientations=1, fit=replace(FIT, steps=2))
+    pixels = random_pixels(labels[0], 10, seed=0).train
+    views = SceneViews(samples, options.view)
+    train_segmenter(encoder, views, labels, options, pixels=pixels)
+    second = pixels + labels[0].size
+    shared, fresh = (train_segmenter(encoder, images, labels, options, pixels=second)[0] for images in (views, samples))
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in shared.state_dict().items())
+    kept, plain = (segment_scenes(shared, views, frozen=frozen) for frozen in (True, False))
+    for one, other in zip(kept, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_a_linear_head_starts_from_discriminants(encoder):
     """Before its first update it classifies as discriminant analysis of its inputs does; unseen classes never."""
     from specfast.evaluate.baselines import lda
@@ -151,6 +167,43 @@ def test_orientations_are_one_or_all():
         SegmentationOptions(orientations=4)
 
 
+def test_reach_sets_what_is_not_said(encoder):
+    """A division sets the reach only where none is set, and the reach only options that are not set."""
+    near, far = SegmentationOptions(), SegmentationOptions(reach="far", head_options={"components": 7})
+    assert near.for_split("tile").settings == SegmentationOptions(reach="far").settings != near.settings
+    assert near.for_split("a map of my own").settings == near.settings
+    assert far.for_split("random") == far
+    assert far.settings == {**SegmentationOptions(reach="far").settings, "components": 7}
+    assert "components" not in SegmentationOptions(head="upernet", reach="far").settings
+    with pytest.raises(ValueError, match="reach: expected near or far, or None; got 'wide'"):
+        SegmentationOptions(reach="wide")
+    assert (near.training.steps, far.training.steps, replace(far, fit=FIT).training.steps) == (100, 0, 40)
+    assert replace(far, fit=FitOptions(steps=None, tuned_blocks=1)).training.steps == 100
+
+
+def test_far_discriminants_are_the_mean_of_those_of_each_part(encoder):
+    """Tokens and the spectra of each side are judged on their own, so none leans on how they go together here."""
+    from specfast.evaluate.baselines import lda
+
+    sample, labels = make_scene()
+    options = SegmentationOptions(reach="far", head_options={"components": 7}, augment=False, orientations=1)
+    division = random_pixels(labels, 15, seed=0)
+    model, result = train_segmenter(encoder, [sample], [labels], options, pixels=division.train)
+    assert result.history == []
+    assert not model.training
+    assert (model.skip.shape, model.skip.sides, model.head.components) == (True, (1, 3), 7)
+    views = SceneViews([sample], options.view)
+    inputs = views.inputs(model, 0, 0, frozen=True)[0].flatten(1).T.numpy().astype(np.float64)
+    known, wanted = labels.ravel()[division.train], 0.0
+    for part in (slice(0, 7), slice(7, 31), slice(31, 55)):  # 12 bands, and their shapes
+        one = lda().fit(inputs[division.train, part], known)
+        log = np.log(one.predict_proba(inputs[:, part]))
+        wanted = wanted + (log - log.mean(axis=1, keepdims=True)) / 3
+    with torch.no_grad():
+        logits = model(model.batch_of([sample]))[0].flatten(1).T.numpy()
+    np.testing.assert_allclose(logits - logits.mean(axis=1, keepdims=True), wanted, atol=2e-3)
+
+
 @pytest.fixture(scope="module")
 def table(encoder):
     sample, labels = make_scene()
@@ -194,7 +247,16 @@ def test_table_in_words_and_files(table, tmp_path):
     assert row["method"] == "conv head on pre-trained encoder (frozen) and spectrum"
     assert np.array(row["confusion"][0]).shape == (3, 3)
     assert set(row) >= {"overall_accuracy", "average_accuracy", "kappa", "mean_iou", "mean_f1"}
-    assert stored["settings"]["training"]["fit"]["steps"] == 15
+    training = stored["settings"]["training"]
+    assert {one["fit"]["steps"] for one in training.values()} == {15}
+    assert {split: one["reach"] for split, one in training.items()} == {
+        "random": "near",
+        "field": "far",
+        "given map": None,
+    }
+    assert training["field"]["head_options"]["spectral_shape"] is True
+    assert training["field"]["head_options"]["hidden"] == 16
+    assert "spectral_shape" not in training["random"]["head_options"]
 
 
 def test_training_on_all_labels_saves_a_model(encoder, tmp_path):

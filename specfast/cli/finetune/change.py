@@ -156,15 +156,13 @@ def _train_on_all(args: argparse.Namespace, encoder, images, labels) -> int:
     found = {
         "model": str(folder),
         "labelled_pixels": len(pixels),
-        "steps": args.steps,
-        "loss": result.history[-1]["loss"],
+        **common.last_row(result),
         "seconds": round(result.seconds, 1),
         "notes": notes,
     }
     said = sys.stderr if args.json else sys.stdout
-    print(
-        f"{folder}: {args.head} head, {args.steps} steps on {len(pixels)} labels, loss {found['loss']:.4f}", file=said
-    )
+    loss = "" if found["loss"] is None else f", loss {found['loss']:.4f}"
+    print(f"{folder}: {args.head} head, {found['steps']} steps on {len(pixels)} labels{loss}", file=said)
     for note in notes:
         print(f"note: {note}", file=said)
     return scenes.print_json(args, found)

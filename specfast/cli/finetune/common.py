@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from specfast.cli.named_values import pair
+
 TRAINING = {
     "steps": (int, "N", "updates"),
     "lr": (float, "RATE", "peak learning rate of the head"),
@@ -34,13 +36,14 @@ def add_model(parser: argparse.ArgumentParser, heads: Sequence[str], head: str) 
     )
 
 
-def add_training(parser: argparse.ArgumentParser, defaults) -> None:
-    """Add the options of training; ``defaults``: the task's FitOptions."""
+def add_training(parser: argparse.ArgumentParser, defaults, steps: str = "%(default)s") -> None:
+    """Add the options of training; ``defaults``: the task's FitOptions, ``steps``: how many it takes, in words."""
     group = parser.add_argument_group("training")
     for name, (kind, metavar, text) in TRAINING.items():
         default = getattr(defaults, name)
         flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, type=kind, default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+        said = steps if name == "steps" else "%(default)s"
+        group.add_argument(flag, type=kind, default=default, metavar=metavar, help=f"{text} (default: {said})")
     group.add_argument(
         "--precision",
         choices=("auto", "float32", "bf16"),
@@ -86,24 +89,11 @@ def add_reporting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
-def pair(text: str) -> tuple[str, object]:
-    """Read NAME=VALUE, the value as YAML."""
-    import yaml
-
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    try:
-        return name.replace("-", "_"), yaml.safe_load(value)
-    except yaml.YAMLError:  # its own text takes several lines
-        raise argparse.ArgumentTypeError(f"{name}: expected a value in YAML, got {value!r}") from None
-
-
 def train_and_save(args: argparse.Namespace, train: Callable, found: dict, notes: Sequence[str] = ()) -> int:
     """Train one model, save it in FOLDER/model, and say so with what was ``found``.
 
     Args:
-        args: with ``out``, ``quiet``, ``json``, ``head`` and ``steps``.
+        args: with ``out``, ``quiet``, ``json`` and ``head``.
         train: takes ``out`` and ``progress``; returns the model and a FitResult.
         found: what else to say, by name.
         notes: what was left out.
@@ -124,8 +114,7 @@ def train_and_save(args: argparse.Namespace, train: Callable, found: dict, notes
         "head": args.head,
         "outputs": list(model.config.outputs),
         **found,
-        "steps": args.steps,
-        "loss": result.history[-1]["loss"],
+        **last_row(result),
         "seconds": round(result.seconds, 1),
     }
     if not args.json:
@@ -133,6 +122,12 @@ def train_and_save(args: argparse.Namespace, train: Callable, found: dict, notes
     for note in notes:
         print(f"note: {note}", file=sys.stderr if args.json else sys.stdout)
     return print_json(args, {**found, "notes": list(notes)})
+
+
+def last_row(result) -> dict:
+    """Return the steps that a FitResult took, and the last loss; no loss if there was no step."""
+    last = result.history[-1] if result.history else {"step": 0, "loss": None}
+    return {"steps": last["step"], "loss": last["loss"]}
 
 
 def report(args: argparse.Namespace, table, stem: str) -> int:

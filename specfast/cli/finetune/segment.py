@@ -20,12 +20,18 @@ HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from specfast.tasks.options import SEGMENTATION_HEADS, SegmentationOptions
+    from specfast.tasks.options import REACHES, SEGMENTATION_HEADS, SegmentationOptions
 
     defaults = SegmentationOptions()
     label_maps.add_scenes(parser)
     parser.add_argument("--class-names", nargs="+", metavar="NAME", help="names of the classes 1, 2, ...")
     common.add_model(parser, SEGMENTATION_HEADS, defaults.head)
+    parser.add_argument(
+        "--reach",
+        choices=REACHES,
+        help="where the map is to hold: near, in the fields that have labels; far, in other fields and scenes "
+        "(default: near; in the table near for random pixels, far for fields and tiles)",
+    )
     common.add_reporting(parser)
     parser.add_argument(
         "--all-labels", action="store_true", help="no table: train on every label and save the model in FOLDER/model"
@@ -58,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="labelled pixels of each class drawn in a step (default: %(default)s)",
     )
     common.add_views(training, defaults)
-    common.add_training(parser, defaults.fit)
+    common.add_training(parser, defaults.fit, "100; none for a linear head that is to reach far, on a frozen encoder")
     scenes.add_told(parser)
 
 
@@ -79,6 +85,7 @@ def _options(args: argparse.Namespace):
 
     return SegmentationOptions(
         head=args.head,
+        reach=args.reach,
         head_options=dict(args.head_options),
         spectral_skip=not args.no_spectral_skip,
         pixels_per_class=args.pixels_per_class,
