@@ -6,8 +6,10 @@ from specfast import cli, environment
 
 
 def main() -> int:
-    if len(sys.argv) > 1:
-        return cli.main()
+    return cli.main() if len(sys.argv) > 1 else cli.until_nobody_reads(overview)
+
+
+def overview() -> int:
     print(environment.report())
     print("\nCommands (specfast COMMAND --help)")
     print(environment.table(cli.COMMANDS.items()))

@@ -167,7 +167,7 @@ def test_module_takes_commands():
     assert (done.returncode, done.stdout) == (0, f"specfast {specfast.__version__}\n")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["sensors"], ["sensors", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("words", [[], ["--help"], ["sensors"], ["sensors", "--help"]], ids=" ".join)
 def test_a_reader_that_has_gone_is_no_mistake(words):
     read, write = os.pipe()
     os.close(read)  # as head does once it has its lines

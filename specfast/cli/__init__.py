@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 from specfast import __version__
@@ -46,11 +47,16 @@ def main(argv: list[str] | None = None) -> int:
 
     A mistake is one line on stderr; with SPECFAST_DEBUG=1 it is a traceback. Other exceptions leave as they are.
     """
+    return until_nobody_reads(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def until_nobody_reads(work: Callable[[], int]) -> int:
+    """Return what ``work`` returns, or OK if the reader of its output goes first, as in `specfast info FILE | head`."""
     try:
-        code = _main(list(sys.argv[1:] if argv is None else argv))
+        code = work()
         sys.stdout.flush()  # what is left is written here, and not when Python ends and can only complain
         return code
-    except BrokenPipeError:  # the reader of the output, as in `specfast info FILE | head`, has gone
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
 

@@ -68,8 +68,8 @@ class FitOptions:
 class SegmentationOptions:
     """How a segmenter is made and trained.
 
-    The defaults were chosen on Indian Pines, on divisions of seeds from 100: they are of the same scene, so the test
-    pixels of seeds 0 to 4 are not unseen.
+    The defaults were chosen on Indian Pines and EnMAP Potsdam, on divisions of other seeds than 0 to 4: they are of the
+    same scenes, so the test pixels of those are not unseen.
 
     Attributes:
         head: a key of ``SpecAwareSegmenter.HEADS``.
