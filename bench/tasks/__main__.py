@@ -8,6 +8,7 @@ finished there, and cases that the result files hold at this commit, are not don
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -37,29 +38,43 @@ def main(argv: list[str] | None = None) -> int:
     model, pretraining = pretrain(args.data, work, QUICK if args.quick else Settings())
     write_atomic(out / "pretraining.json", (json.dumps(pretraining, indent=1) + "\n").encode())
     effort = cases.QUICK if args.quick else cases.Effort()
+    identity = {"encoder": digest_of(model), "effort": str(effort), "versions": versions(torch.device("cpu"))}
     for name in args.cases:
         path = out / f"{name}.json"
-        if path.exists() and json.loads(path.read_text(encoding="utf-8"))["versions"]["commit"] == commit():
-            print(f"{name}: measured at this commit, left as it is")
+        if is_current(path, identity):
+            print(f"{name}: measured at this commit with this encoder, left as it is")
             continue
         start = time.perf_counter()
         table = cases.CASES[name](args.data, model, effort)
-        write_atomic(path, _written(name, table.to_dict(), time.perf_counter() - start))
+        write_atomic(path, _written(identity, table.to_dict(), time.perf_counter() - start))
         print(f"{name}: {path}\n{table.verdict()}", flush=True)
     return 0
 
 
-def _written(name: str, table: dict, seconds: float) -> bytes:
+def digest_of(model: Path) -> str:
+    """The first digits of the SHA-256 of a saved model's weights."""
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+def is_current(path: Path, identity: dict) -> bool:
+    """Whether a result was made by this commit, without changes to it, of this encoder and with this effort."""
+    if not path.exists() or commit().endswith("+"):
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {key: found.get(key) for key in identity} == identity
+
+
+def _written(identity: dict, table: dict, seconds: float) -> bytes:
     """A case's result as JSON, a row a line. Confusion matrices and the scores of classes are left out."""
     left_out = ("per_class", "classes", "confusion", "seconds")
     rows = [{key: value for key, value in row.items() if key not in left_out} for row in table["rows"]]
     head = {
-        "case": name,
-        "versions": versions(torch.device("cpu")),
+        **identity,
         "seconds": round(seconds, 1),
         "settings": table["settings"],
         "notes": table["notes"],
         "verdict": table["verdict"].split("\n"),
+        "comparisons": table.get("comparisons", []),
     }
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     return f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n]}}\n'.encode()

@@ -58,11 +58,11 @@ def indian_pines_tr_te(folder: Path, model: Path, effort: Effort):
 
 
 def indian_pines_disjoint(folder: Path, model: Path, effort: Effort):
-    """The published spatially disjoint training map."""
+    """The published disjoint training map; it cuts fields: 98% of its test pixels lie in fields that it trains on."""
     training = read_labels(folder / "indian_pines" / "indianpines_disjoint_dset.mat")
     truth = np.load(folder / "indian_pines" / "Indian_pines_gt.npy")
     labels, split = published_maps(training, truth, INDIAN_PINES_DISJOINT_ORDER)
-    return _segment(model, [_indian_pines(folder)], [labels], effort, fixed=split, reach="far")
+    return _segment(model, [_indian_pines(folder)], [labels], effort, fixed=split, reach="near")
 
 
 def enmap(folder: Path, model: Path, effort: Effort):
@@ -103,7 +103,7 @@ def change(folder: Path, model: Path, effort: Effort):
             labels_per_class=effort.labels,
             seeds=effort.seeds,
             options=options,
-            ).table
+        ).table
 
 
 def anomaly(folder: Path, model: Path, effort: Effort):

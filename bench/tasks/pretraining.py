@@ -18,7 +18,7 @@ RECORD = "pretraining.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the weights depend on; chosen before any label was looked at, for the time they take.
+    """All that the weights depend on; taken for the time that they need, one setting, not tuned.
 
     Attributes:
         crop: side of the training crops in pixels, that of an EnMAP tile.

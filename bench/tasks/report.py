@@ -23,7 +23,7 @@ FIGURES = Path("docs", "images", "tasks")
 TITLES = {
     "indian-pines": "Indian Pines",
     "indian-pines-tr-te": "Indian Pines, TR/TE maps",
-    "indian-pines-disjoint": "Indian Pines, published disjoint map",
+    "indian-pines-disjoint": 'Indian Pines, published "disjoint" map',
     "enmap": "EnMAP Potsdam, by tile",
     "enmap-csv": "EnMAP Potsdam, csv split",
     "change": "Change, made-up second date of Indian Pines",
@@ -37,6 +37,10 @@ BARS = (
     ("indian-pines", "field-disjoint", 50, 45.0),
     ("enmap", "by tile", 50, 72.0),
 )
+
+NOTHING = "Nothing has been measured yet: `python -m bench.tasks --data FOLDER`."
+CONTROLS = {"fine-tuned random encoder": "on a random encoder", "fine-tuned spectra": "on the spectrum alone"}
+SHOWN = 5e-4  # a smaller spread would be shown as 0.0
 
 
 def read(folder: Path = RESULTS) -> dict[str, dict]:
@@ -60,19 +64,19 @@ def best(rows: Iterable[dict], kinds: tuple[str, ...] = ("fine-tuned", "features
 
 
 def percent(row: dict, metric: str = "overall_accuracy") -> str:
-    """Mean and spread; only the mean of a given division where nothing is drawn."""
+    """Mean and spread; only the mean where nothing is drawn, as of a given division."""
     score = row[metric]
     if score["mean"] is None:
         return "-"
-    spread = f" ± {100 * score['std']:.1f}" if len(score["values"]) > 1 and score["std"] else ""
-    return f"{100 * score['mean']:.1f}{spread}"
+    drawn = len(score["values"]) > 1 and score["std"] >= SHOWN
+    return f"{100 * score['mean']:.1f}" + (f" ± {100 * score['std']:.1f}" if drawn else "")
 
 
 def details(results: dict[str, dict], pretraining: dict) -> str:
     """For docs/tasks.md: what was asked, then every case."""
     if not results:
-        return "Nothing has been measured yet: `python -m bench.tasks --data FOLDER`."
-    parts = [_provenance(results, pretraining), asked(results)]
+        return NOTHING
+    parts = [_provenance(results, pretraining), asked(results), words(results)]
     for name, result in results.items():
         parts.append(f"### {TITLES[name]}")
         parts.append(_segmentation(result["rows"]) if name in SEGMENTATION else _scores(result["rows"]))
@@ -87,25 +91,24 @@ def asked(results: dict[str, dict]) -> str:
     for case, split, labels, wanted in BARS:
         rows = select(results[case]["rows"], split, labels) if case in results else []
         if rows:
-            ours, control, baseline = beside(rows)
+            ours, random, spectrum, baseline = beside(rows)
             body.append(
                 [
                     f"{TITLES[case]}, {split}, {labels} labels a class",
                     f"{wanted:.0f}",
-                    percent(ours),
-                    percent(control),
+                    *(percent(row) for row in (ours, random, spectrum)),
                     f"{percent(baseline)} ({baseline['method']})",
                     _met(*(100 * row["overall_accuracy"]["mean"] for row in (ours, baseline)), wanted),
                 ]
             )
-    head = ("overall accuracy, %", "asked", "segmenter", "on a random encoder", "best baseline", "")
+    head = ("overall accuracy, %", "asked", "segmenter", *CONTROLS.values(), "best baseline", "asked and baselines")
     return table(head, body)
 
 
-def beside(rows: list[dict]) -> tuple[dict, dict, dict]:
-    """The segmenter, the same on a random encoder, and the baseline with the highest mean."""
-    control = next(row for row in rows if row["inputs"] == "fine-tuned random encoder")
-    return best(rows, ("fine-tuned",)), control, best(rows, ("baseline",))
+def beside(rows: list[dict]) -> list[dict]:
+    """The segmenter, its :data:`CONTROLS`, and the baseline with the highest mean."""
+    named = {row["inputs"]: row for row in rows}
+    return [*(named[name] for name in ("fine-tuned", *CONTROLS)), best(rows, ("baseline",))]
 
 
 def _met(ours: float, baseline: float, wanted: float) -> str:
@@ -113,39 +116,65 @@ def _met(ours: float, baseline: float, wanted: float) -> str:
     return "met" if not failed else f"below {' and '.join(failed)}"
 
 
-def headline(results: dict[str, dict]) -> str:
+def headline(results: dict[str, dict], pretraining: dict) -> str:
     """For the README: the segmenter beside its control and the best baseline, a line a division."""
+    if not results:
+        return NOTHING
     body = []
     for name in SEGMENTATION:
         for split, labels in settings_of(results[name]["rows"]) if name in results else ():
             rows = select(results[name]["rows"], split, labels)
-            ours, control, baseline = beside(rows)
+            ours, random, spectrum, baseline = beside(rows)
             count = f", {labels} labels a class" if labels else ""
             title = TITLES[name].split(",")[0]
             body.append(
                 [
                     f"{title}, {split if labels else TITLES[name].split(', ')[1]}{count}",
-                    percent(ours),
-                    percent(control),
+                    *(percent(row) for row in (ours, random, spectrum)),
                     f"{percent(baseline)} ({baseline['method']})",
                 ]
             )
-    head = ("overall accuracy, %", "segmenter", "on a random encoder", "best baseline")
-    return table(head, body) if body else "Nothing has been measured yet: `python -m bench.tasks --data FOLDER`."
+    head = ("overall accuracy, %", "segmenter", *CONTROLS.values(), "best baseline")
+    minutes = pretraining["seconds"] / 60
+    return (
+        f"Few labels, after {minutes:.0f} minutes of pre-training on two CPU cores on nothing but these scenes, without"
+        f" their labels:\n\n{table(head, body)}"
+    )
 
 
 def _provenance(results: dict[str, dict], pretraining: dict) -> str:
     first = next(iter(results.values()))["versions"]
     commits = sorted({result["versions"]["commit"] for result in results.values()})
     seconds = sum(result["seconds"] for result in results.values())
+    trained = pretraining["versions"]
     return (
         f"One encoder for all, {pretraining['parameters'] / 1e6:.1f} million parameters with its decoder, pre-trained "
-        f"in {pretraining['seconds'] / 60:.0f} minutes on two CPU cores, on {pretraining['samples']:,.0f} crops of "
-        f"{' and '.join(pretraining['scenes'])}, without a label. {first['device']}, {first['threads']} threads, torch "
-        f"{first['torch']}; tables made at commit {', '.join(commits)} in {seconds / 60:.0f} minutes. Overall accuracy "
-        "in percent, mean and standard deviation over five divisions (seeds 0 to 4). The files in bench/results/tasks "
-        "hold all other scores and every seed."
+        f"in {pretraining['seconds'] / 60:.0f} minutes ({trained['device']}, {trained['threads']} threads) on "
+        f"{pretraining['samples']:,.0f} crops of {' and '.join(pretraining['scenes'])}, without labels: its pixels "
+        f"include those that are tested. Tables: torch {first['torch']}, commit {', '.join(commits)}, "
+        f"{seconds / 60:.0f} minutes. Overall accuracy in percent, mean and standard deviation over five divisions "
+        "(seeds 0 to 4), or of five trainings where the division is given. The files in bench/results/tasks hold all other "
+        "scores and every seed."
     )
+
+
+def words(results: dict[str, dict]) -> str:
+    """What pre-training and the tokens add to the segmenter: paired differences over the seeds."""
+    body = []
+    for name in SEGMENTATION:
+        for found in results[name]["comparisons"] if name in results else ():
+            if found["features"] == "fine-tuned":
+                count = f", {found['labels_per_class']}" if found["labels_per_class"] else ""
+                margin = "" if found["margin"] is None else f" ± {found['margin']:.1f}"
+                body.append(
+                    [
+                        f"{TITLES[name]}, {found['split']}{count}",
+                        "pre-trained or random" if "random" in found["against"] else "tokens or none",
+                        f"{found['difference']:+.1f}{margin}",
+                        {"better": "gain", "worse": "loss"}.get(found["outcome"], "not clear"),
+                    ]
+                )
+    return table(["points of overall accuracy", "encoder", "difference, 95% interval", ""], body)
 
 
 def _segmentation(rows: list[dict]) -> str:
@@ -208,7 +237,10 @@ def documents(root: Path = ROOT, folder: Path = RESULTS) -> dict[Path, str]:
     """Path and new content of the documents with markers."""
     results, path = read(folder), folder / "pretraining.json"
     pretraining = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    made = {root / "docs" / "tasks.md": details(results, pretraining), root / "README.md": headline(results)}
+    made = {
+        root / "docs" / "tasks.md": details(results, pretraining),
+        root / "README.md": headline(results, pretraining),
+    }
     return {path: replaced(path, text, MAKER) for path, text in made.items()}
 
 

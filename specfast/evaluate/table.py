@@ -29,8 +29,8 @@ class ProbeRow:
         method: as shown ("LDA, frozen features").
         kind: ``"features"``, ``"fine-tuned"``, ``"control"`` or ``"baseline"``.
         inputs: what is classified: ``"features"``, ``"random encoder"``, ``"raw spectrum"``,
-            ``"raw + features"``, ``"raw + random encoder"``, ``"fine-tuned"``, ``"fine-tuned random encoder"``, or a
-            baseline's key.
+            ``"raw + features"``, ``"raw + random encoder"``, ``"fine-tuned"``, ``"fine-tuned random encoder"``,
+            ``"fine-tuned spectra"``, or a baseline's key.
         classifier: its key, such as ``"lda"``.
         split: the split's name.
         labels_per_class: labels of each class that were trained on (fewer where ``shortfall`` says so); 0 where the
@@ -123,6 +123,7 @@ class ProbeTable:
             ("raw + features", "raw spectrum"),
             ("raw + features", "raw + random encoder"),
             ("fine-tuned", "fine-tuned random encoder"),
+            ("fine-tuned", "fine-tuned spectra"),
         )
         found = []
         for split, labels in self.settings_of_rows():
@@ -146,6 +147,7 @@ class ProbeTable:
             ("Spectrum and features together", "raw + features", "raw spectrum"),
             ("Spectrum and features together", "raw + features", "raw + random encoder"),
             ("The trained model", "fine-tuned", "fine-tuned random encoder"),
+            ("The trained model", "fine-tuned", "fine-tuned spectra"),
         ):
             part = [c for c in comparisons if (c.features, c.against) == (features, against)]
             if part:
@@ -230,6 +232,7 @@ _NAMES = {
     "random encoder": "the same encoder with random weights",
     "raw + random encoder": "the spectrum beside random features",
     "fine-tuned random encoder": "the same model trained from random weights",
+    "fine-tuned spectra": "the same head on the spectrum alone",
 }
 
 

@@ -32,6 +32,7 @@ class PixelHead(nn.Module):
         kind: ``"linear"``: one linear layer of levels and spectrum. ``"mlp"``: one hidden layer a pixel. ``"conv"``: a
             hidden layer, then ``depth`` residual 3 x 3 convolutions.
         bands: numbers of the spectrum that join; 0 without one.
+        tokens: False leaves the levels out: all that the head knows then is the spectrum.
         components: whitened principal components that are kept of the levels (at most 4 E); :meth:`fit_whitening` must
             be called before training. 0 normalizes each level instead.
         hidden: width of the hidden layers.
@@ -47,6 +48,7 @@ class PixelHead(nn.Module):
         *,
         bands: int = 0,
         components: int = 0,
+        tokens: bool = True,
         hidden: int = 128,
         depth: int = 3,
         dropout: float = 0.1,
@@ -55,11 +57,14 @@ class PixelHead(nn.Module):
         if kind not in PIXEL_HEADS:
             raise ValueError(f"head: expected one of {', '.join(PIXEL_HEADS)}; got {kind!r}")
         inner = outputs if kind == "linear" else hidden
+        if not tokens and not bands:
+            raise ValueError("tokens: expected true for a head without spectra, got false")
         if components < 0:
             raise ValueError(f"components: expected at least 0, got {components}")
         if depth < 0:
             raise ValueError(f"depth: expected at least 0, got {depth}")
         _check_hidden(hidden, dropout)
+        self.tokens = tokens
         self.components = components = min(components, 4 * width)
         if components:
             self.register_buffer("token_mean", torch.zeros(4 * width))
@@ -148,6 +153,8 @@ class PixelHead(nn.Module):
 
     def _normalized(self, levels: list[Tensor]) -> Tensor:
         """Return the levels side by side, [B, h, w, inputs]."""
+        if not self.tokens:
+            return levels[0].new_zeros(*levels[0].movedim(1, -1).shape[:-1], self.project.in_features)
         if self.components:
             tokens = torch.cat([level.movedim(1, -1) for level in levels], dim=-1)
             # in float32: small directions are enlarged, and errors with them

@@ -13,7 +13,14 @@ from specfast.models.heads import PIXEL_HEADS, PixelHead
 from specfast.models.spectral_skip import spectral_channels
 from specfast.models.upernet import PyramidNeck, UPerDecoder
 
-_SHARED = {"upsample": 1, "spectral_skip": 0, "spectral_sides": [1], "spectral_shape": False, "components": 0}
+_SHARED = {
+    "upsample": 1,
+    "spectral_skip": 0,
+    "spectral_sides": [1],
+    "spectral_shape": False,
+    "components": 0,
+    "tokens": True,
+}
 #: options of the light heads, see :class:`specfast.models.heads.PixelHead`
 LIGHT_OPTIONS = {
     "linear": _SHARED,
@@ -25,7 +32,9 @@ LIGHT_OPTIONS = {
 def pixel_head(config: DownstreamConfig) -> PixelHead:
     """Build the light head that a configuration names."""
     options = {
-        name: value for name, value in config.options.items() if name in ("components", "hidden", "depth", "dropout")
+        name: value
+        for name, value in config.options.items()
+        if name in ("components", "tokens", "hidden", "depth", "dropout")
     }
     bands = spectral_channels(*(config.options[f"spectral_{name}"] for name in ("skip", "sides", "shape")))
     return PixelHead(config.encoder.embed_dim, len(config.outputs), config.head, bands=bands, **options)

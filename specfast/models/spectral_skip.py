@@ -85,19 +85,15 @@ class SpectralSkip(nn.Module):
         for number, wavelength in enumerate(batch.wavelength.view(-1, bands)):
             self._check(wavelength, f"batch: sample {number}")
         image = batch.image.unflatten(0, (-1, bands)).to(self.mean.dtype)
+        valid = torch.ones_like(image[:, :1]) if batch.valid is None else batch.valid[:, None].to(image.dtype)
         standard = (image - self.mean[:, None, None]) / self.scale[:, None, None]
-        valid = torch.ones_like(standard[:, :1]) if batch.valid is None else batch.valid[:, None].to(standard.dtype)
         parts = []
         for side in self.sides:
             parts.append(_averaged(standard, valid, side))
-            if self.shape:
-                parts.append(valid * self._shape_of(parts[-1]))
+            if self.shape:  # of the spectra as they are: those standardized and back are rounded, and zeros no longer 0
+                shape = _unit_length(_averaged(image, valid, side), dim=1)
+                parts.append(valid * (shape - self.shape_mean[:, None, None]) / self.shape_scale[:, None, None])
         return torch.cat(parts, dim=1)
-
-    def _shape_of(self, standard: Tensor) -> Tensor:
-        """Return the standardized shape of standardized spectra [B, C, H, W]."""
-        spectra = standard * self.scale[:, None, None] + self.mean[:, None, None]
-        return (_unit_length(spectra, dim=1) - self.shape_mean[:, None, None]) / self.shape_scale[:, None, None]
 
     def _check(self, wavelength: Tensor, name: str) -> None:
         own = self.wavelength

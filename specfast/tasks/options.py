@@ -25,7 +25,8 @@ class FitOptions:
     """How a task model is trained; all fields are our choice, none is published.
 
     Attributes:
-        steps: updates; 0 leaves the model as it starts. None: as many as the task says.
+        steps: updates; 0 leaves a linear segmentation head as it starts, and is an error for others. None: as many as
+            the task says.
         lr: peak learning rate of the head (AdamW; linear warm-up, then a half cosine to 0).
         encoder_lr: that of the encoder's last block, where the encoder is trained.
         layer_decay: factor on the learning rate from each encoder block to the one before it.
@@ -69,14 +70,14 @@ class SegmentationOptions:
     """How a segmenter is made and trained.
 
     The defaults were chosen on Indian Pines and EnMAP Potsdam, on divisions of other seeds than 0 to 4: they are of the
-    same scenes, so the test pixels of those are not unseen.
+    same scenes, and scores of those were in sight, so their test pixels are not unseen.
 
     Attributes:
         head: a key of ``SpecAwareSegmenter.HEADS``.
         reach: where the map is to hold: ``"near"``, in the fields that have labels; ``"far"``, in other fields and
             scenes. None takes near, and in a table what each division of the labels asks for.
         head_options: options of the head (see :class:`SpecAwareSegmenter`), on top of those that
-            :data:`PIXEL_HEAD_OPTIONS` has for the reach.
+            :data:`PIXEL_HEAD_OPTIONS` has for the reach; ``"upernet"`` has none.
         spectral_skip: the pixels' own spectra join the features (light heads); the model then serves one sensor.
         pixels_per_class: labelled pixels of each class drawn in a step.
         augment: turn and flip the scenes at random.
@@ -102,6 +103,8 @@ class SegmentationOptions:
             raise ValueError(f"orientations: expected 1 or {ORIENTATIONS}, got {self.orientations}")
         if self.reach not in (None, *REACHES):
             raise ValueError(f"reach: expected {' or '.join(REACHES)}, or None; got {self.reach!r}")
+        if self.reach and self.head == "upernet":
+            raise ValueError(f"reach: the head upernet looks as far as it does; expected None, got {self.reach!r}")
 
     @property
     def settings(self) -> dict[str, object]:
@@ -118,7 +121,7 @@ class SegmentationOptions:
 
     def for_split(self, split: str) -> SegmentationOptions:
         """Return the options with the reach that a way of dividing the labels asks for, unless one is set."""
-        return self if self.reach else replace(self, reach=REACH_OF_SPLIT.get(split))
+        return self if self.reach or self.head == "upernet" else replace(self, reach=REACH_OF_SPLIT.get(split))
 
 
 @dataclass(frozen=True)

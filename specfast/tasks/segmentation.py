@@ -80,6 +80,8 @@ def train_segmenter(
     training = DrawnPixels(views, pixels, sampler, augment=options.augment, seed=seed)
     target = torch.as_tensor(flat[pixels] - 1, device=model.encoder.cls_token.device)
     frozen = options.fit.tuned_blocks == 0
+    if len(np.unique(flat[pixels])) < 2:
+        raise ValueError(f"labels: expected training pixels of at least two classes, got only class {flat[pixels[0]]}")
     if options.head == "linear":
         chosen = StratifiedSampler(flat[pixels], DISCRIMINANT_PIXELS, seed).few()
         inputs = training.inputs(model.eval(), chosen, frozen)
@@ -92,7 +94,9 @@ def train_segmenter(
 
     settings = {"seed": seed, "out": out, "resume": resume, "progress": progress, "name": f"segment, {options.head}"}
     inputs = inputs_digest(out, model, views.samples, options, flat[pixels], pixels)
-    return model, fit(model, loss_of_step, options.training, **settings, inputs=inputs)
+    return model, fit(
+        model, loss_of_step, options.training, **settings, inputs=inputs, started=options.head == "linear"
+    )
 
 
 def start_from_discriminants(
@@ -111,15 +115,13 @@ def start_from_discriminants(
             none can then lean on how the others go together in these pixels, which other fields need not share.
     """
     classes = np.unique(labels)
-    if len(classes) < 2:
-        return
     values, known = inputs.double().numpy(), labels[positions]
     parts = model.head.parts(len(model.config.options["spectral_sides"])) if apart else [slice(None)]
+    found = [(part, _discriminants(values[:, part], known)) for part in parts if np.ptp(values[:, part], axis=0).any()]
     weight, bias = np.zeros((len(classes), values.shape[1])), np.zeros(len(classes))
-    for part in parts:
-        weight[:, part], found = _discriminants(values[:, part], known)
-        bias += found
-    weight, bias = weight / len(parts), bias / len(parts)
+    for part, (slope, offset) in found:
+        weight[:, part] = slope / len(found)
+        bias += offset / len(found)
     full = torch.zeros(len(model.config.outputs), values.shape[1])
     offset = torch.full((len(full),), float(bias.min()) - UNSEEN)
     full[classes - 1], offset[classes - 1] = torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
@@ -127,18 +129,24 @@ def start_from_discriminants(
 
 
 def _discriminants(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight [classes, inputs] and bias [classes] of the linear discriminants, all classes equally likely."""
+    """Return weight [classes, inputs] and bias [classes] of the linear discriminants, all classes equally likely.
+
+    Constant inputs tell nothing, but would take part in what covariances are shrunk to: they are left out.
+    """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+    varied = np.flatnonzero(values.std(axis=0))
+    every, values = values.shape[1], values[:, varied]
     mean, spread = values.mean(axis=0), values.std(axis=0)
-    spread[spread == 0] = 1
     count = len(np.unique(labels))
     found = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(count, 1 / count))
     found.fit((values - mean) / spread, labels)
     weight, bias = found.coef_ / spread, found.intercept_ - found.coef_ @ (mean / spread)
     if count == 2:  # one discriminant, of the second class against the first
         weight, bias = np.stack([-weight[0] / 2, weight[0] / 2]), np.stack([-bias[0] / 2, bias[0] / 2])
-    return weight, bias
+    full = np.zeros((count, every))
+    full[:, varied] = weight
+    return full, bias
 
 
 def segment_scenes(

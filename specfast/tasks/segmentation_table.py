@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +56,8 @@ def finetune_segmentation(
         options: how segmenters are trained. With no ``reach`` set, that of random pixels is near, that of fields and
             tiles far. Unless ``recipe`` says otherwise, the probes' features are made of the same views, enlarged
             alike.
-        control: train the same model from an encoder with random weights, too.
+        control: train the same model from an encoder with random weights, too, and, if its head sees spectra, with the
+            tokens left out.
         progress: show bars.
 
     Returns:
@@ -85,17 +87,20 @@ def finetune_segmentation(
     )
     labels = usable_labels(labels, read_cubes(images), [])
     divisions = divide(labels, splits, labels_per_class, seeds, [], fixed)
-    names = [("fine-tuned", "fine-tuned", encoder)]
+    names = [("fine-tuned", "fine-tuned", encoder, options)]
     if control:
-        names.append(("fine-tuned random encoder", "control", random_weights(encoder)))
+        names.append(("fine-tuned random encoder", "control", random_weights(encoder), options))
+        if sees_spectra(options):
+            alone = replace(options, head_options={**options.head_options, "tokens": False})
+            names.append(("fine-tuned spectra", "control", encoder, alone))
     rows, maps = [], {}
     with _bar(len(names) * sum(map(len, divisions.values())), progress) as bar:
-        for inputs, kind, network in names:
+        for inputs, kind, network, trained in names:
             views.forget_encoded()
             for (split, count), parts in divisions.items():
                 start, scores = time.perf_counter(), []
                 for seed, part in enumerate(parts):
-                    classes = _classify(network, views, labels, part, options.for_split(split), seed)
+                    classes = _classify(network, views, labels, part, trained.for_split(split), seed)
                     flat = np.concatenate([one.ravel() for one in classes])
                     truth = np.concatenate([one.ravel() for one in labels])
                     scores.append(score(truth[part.test], flat[part.test]))
@@ -125,11 +130,18 @@ def _classify(encoder, views: SceneViews, labels, part: Split, options: Segmenta
     ]
 
 
+def sees_spectra(options: SegmentationOptions) -> bool:
+    """Tell whether the head sees the pixels' own spectra."""
+    return options.spectral_skip and options.head != "upernet"
+
+
 def _method(options: SegmentationOptions, inputs: str) -> str:
+    if inputs == "fine-tuned spectra":
+        return f"{options.head} head on the spectrum alone"
     encoder = "random encoder" if inputs != "fine-tuned" else "pre-trained encoder"
     tuned = options.fit.tuned_blocks
     how = "frozen" if tuned == 0 else "tuned" if tuned < 0 else f"last {tuned} blocks tuned"
-    skip = " and spectrum" if options.spectral_skip and options.head != "upernet" else ""
+    skip = " and spectrum" if sees_spectra(options) else ""
     return f"{options.head} head on {encoder} ({how}){skip}"
 
 

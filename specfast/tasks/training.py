@@ -66,6 +66,7 @@ def fit(
     progress: bool = False,
     name: str = "fit",
     inputs: str = "",
+    started: bool = False,
 ) -> FitResult:
     """Train a task model in place; afterwards it is in evaluation mode.
 
@@ -84,15 +85,16 @@ def fit(
         progress: show a bar on stderr; ``name`` stands in front of it.
         inputs: a digest of what ``loss_of_step`` is made of, such as labels and scenes: a run in ``out`` with another
             one is not gone on with. Empty: nothing is compared.
+        started: the model is of use as it is, so that no step at all is a choice, too.
 
     Raises:
-        ValueError: the options have no number of steps, or the run in ``out`` was made with other options or inputs,
-            another seed or another model.
+        ValueError: the number of steps is not set, or 0 for a model that needs some; the run in ``out`` was made with
+            other options or inputs, another seed or another model.
         NonFiniteLossError: the loss or its gradient became NaN or infinite; nothing was updated with it.
         TrainingInterrupted: SIGTERM or SIGINT came (only with ``out``); the state is saved.
     """
-    if options.steps is None:
-        raise ValueError("options: expected a number of steps, got None, which only tasks can fill in")
+    if not options.steps and not (started and options.steps == 0):
+        raise ValueError(f"steps: expected at least 1, got {options.steps}")
     device = next(model.parameters()).device
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
@@ -129,6 +131,8 @@ class _Fit:
         options = self.options
         started = time.perf_counter() - self.seconds
         warmup = round(options.warmup * options.steps)
+        if not options.steps and self.checkpoints is not None:
+            self._save()
         while self.step < options.steps:
             loss, norm = self._gradient(loss_of_step)
             if not (math.isfinite(loss) and math.isfinite(norm)):

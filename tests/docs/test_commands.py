@@ -22,7 +22,7 @@ pytest.importorskip("sklearn", reason='the tables need pip install "specfast[pro
 pytest.importorskip("matplotlib", reason='pictures need pip install "specfast[plot]"')
 pytest.importorskip("zarr", reason='features.zarr needs pip install "specfast[zarr]"')
 
-from specfast import cli
+from specfast import attributes, cli
 from tests.docs import command_files
 from tests.docs.markdown import PAGES, ROOT, blocks, commands
 from tests.docs.test_tutorials import TUTORIALS
@@ -67,24 +67,33 @@ SHORTENED = {
     "torchrun --nproc-per-node 4 -m specfast pretrain --data STORE --out OTHER --sync dssync": BRIEF,
 }
 
+QUICK = "--steps 2"
 FEW = "--seeds 1 --labels-per-class 5"
 ONE = f"{FEW} --splits random --baselines svm"
 # Lines that take long even on small files: with these options, or not at all (None), in each run of the tests, and as
 # written in the slow one.
 LONG: dict[str, str | None] = {
     "specfast probe RUN/model SCENE --labels LABELS": ONE,
-    "specfast finetune segment SCENE --labels LABELS --model RUN/model --out OUT": f"{ONE} --steps 2 --no-control",
+    "specfast finetune segment SCENE --labels LABELS --model RUN/model --out OUT": f"{ONE} {QUICK} --no-control",
     "specfast finetune segment scene.npy --sensor indian_pines --labels labels.npy --model run/model --out segmenter": (
-        f"{ONE} --steps 2 --no-control"
+        f"{ONE} {QUICK} --no-control"
     ),
-    "specfast finetune classify tiles.csv --model run/model --out classifier": f"{FEW} --steps 2 --no-control",
+    "specfast finetune classify tiles.csv --model run/model --out classifier": f"{FEW} {QUICK} --no-control",
     "specfast finetune regress scene.npy --sensor indian_pines --targets shares.npy --target-names soil leaves "
-    "--model run/model --out regressor": "--seeds 1 --training-pixels 50 --steps 2 --splits random --no-control",
+    "--model run/model --out regressor": f"--seeds 1 --training-pixels 50 {QUICK} --splits random --no-control",
     "specfast finetune change before.npy after.npy --sensor indian_pines --labels changes.npy --model run/model "
-    "--out detector": f"{FEW} --steps 2 --splits random --baselines cva --no-control",
+    "--out detector": f"{FEW} {QUICK} --splits random --baselines cva --no-control",
+    "specfast finetune segment SCENE --labels LABELS --model RUN/model --out OUT --all-labels": QUICK,
+    "specfast finetune segment scene.npy --sensor indian_pines --labels labels.npy --model run/model --out segmenter "
+    "--all-labels": QUICK,
+    "specfast finetune classify tiles.csv --model run/model --out classifier --all-labels": QUICK,
+    "specfast finetune regress scene.npy --sensor indian_pines --targets shares.npy --target-names soil leaves "
+    "--abundance --model run/model --out regressor --all-targets": QUICK,
+    "specfast finetune change before.npy after.npy --sensor indian_pines --labels changes.npy --model run/model "
+    "--out detector --all-labels": QUICK,
     "specfast probe --config probe.yaml": ONE,
     "specfast probe --config probe.yaml --seeds 5": ONE,
-    "specfast dssync simulate --compute-ms 100 --jitter 0.1 --out scaling.png": "--worlds 4 64",
+    "specfast dssync simulate --compute-ms 100 --jitter 0.1 --out scaling.png": "--worlds 4 16",
     "specfast export runs/pretrain/model --sensor aviris_ng --level L1 --gsd 4 --format aoti --out avng.pt2 "
     "--size 128": None,  # compiles
     "torchrun --nproc-per-node 4 -m specfast pretrain --data STORE --out OTHER --sync dssync": None,
@@ -189,6 +198,7 @@ def files(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("path", pages(), ids=name_of)
 def test_commands_run(path, as_written, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attributes, "_text_encoder", _no_network)  # with [text], it asks the hub for EnMAP's sentence
     command_files.give(files, GIVEN.get(name_of(path), []), tmp_path)
     for line in lines(path):
         more = "" if as_written else LONG.get(line.shown, "")
@@ -208,6 +218,10 @@ def test_tables_hold_no_line_that_is_not_shown():
     shown = {line.shown for path in pages() for line in lines(path)}
     assert {*SHORTENED, *LONG, *NOT_RUN} <= shown
     assert set(GIVEN) <= {name_of(path) for path in pages()}
+
+
+def _no_network():
+    raise OSError("no network in the tests")
 
 
 def _installed(name: str) -> bool:

@@ -229,6 +229,14 @@ def test_shapes_of_spectra_do_not_know_brightness():
     darker, same = both(shaded)[0].unflatten(0, (2, 2, 12)).transpose(0, 1).flatten(1, 2)
     assert_close(same, shapes, 1e-4)
     assert not torch.allclose(darker, spectra, atol=0.1)
+    dark = sample.image.clone()
+    dark[:, 12:20, 12:20] = 0.0
+    dark[:, 22:30, 22:30] *= 1e-6
+    found = both(SpectralBatch.from_samples([replace(sample, image=dark)]))[0].unflatten(0, (2, 2, 12))[:, 1]
+    nothing = -known.mean(dim=1) / known.std(dim=1, correction=0)  # a spectrum of zeros has the length 0
+    for side in found:
+        assert_close(side[:, 15, 15], nothing.float(), 1e-4)
+    assert_close(found[:, :, 26, 26].flatten(), shapes[:, 26, 26], 1e-3)
 
 
 def test_whitened_levels_are_uncorrelated():
@@ -304,6 +312,7 @@ def test_create_model_for_a_task():
         "spectral_shape": False,
         "spectral_sides": [1],
         "components": 0,
+        "tokens": True,
         "hidden": 8,
         "depth": 3,
         "dropout": 0.1,

@@ -254,7 +254,15 @@ def test_regress(folder, tmp_path, capsys):
         ),
         (["segment", "one.hdr", "--labels", "one_labels.npy", "--head-options", "upsample=x"], "expected int, got 'x'"),
         (["segment", "one.hdr", "--labels", "one_labels.npy", "--head-options", "components="], "int, got None"),
-        (["segment", "one.hdr", "--labels", "one_labels.npy", "--steps", "0"], "steps: expected at least 1"),
+        (["segment", "one.hdr", "--labels", "one_labels.npy", "--steps", "-1"], "steps: expected at least 0"),
+        (
+            ["segment", "one.hdr", "--labels", "one_labels.npy", "--all-labels", "--head", "mlp", "--steps", "0"],
+            "steps: expected at least 1, got 0",
+        ),
+        (
+            ["segment", "one.hdr", "--labels", "one_labels.npy", "--head", "upernet", "--reach", "far"],
+            "reach: the head upernet looks as far as it does",
+        ),
         *(
             (["segment", "one.hdr", "--labels", "one_labels.npy", "--head", "conv", "--head-options", option], message)
             for option, message in {

@@ -86,6 +86,43 @@ def test_shared_views_keep_nothing_of_another_whitening(encoder):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("reach", ["near", "far"])
+def test_a_head_on_the_spectrum_alone_is_that(encoder, reach):
+    """Its discriminants are those of the spectra, whatever the encoder says."""
+    from specfast.evaluate.baselines import lda
+
+    sample, labels = make_scene()
+    head = {"tokens": False, "spectral_sides": [1], "spectral_shape": False}
+    options = SegmentationOptions(reach=reach, head_options=head, augment=False, fit=FitOptions(steps=0))
+    pixels = random_pixels(labels, 15, seed=0).train
+    model, _ = train_segmenter(encoder, [sample], [labels], options, pixels=pixels)
+    spectra = sample.image.flatten(1).T.numpy().astype(np.float64)
+    wanted = lda().fit(spectra[pixels], labels.ravel()[pixels]).predict(spectra)
+    assert (class_map(segment_scenes(model, [sample])[0]).ravel() == wanted).all()
+    with pytest.raises(ValueError, match="tokens: expected true for a head without spectra"):
+        train_segmenter(encoder, [sample], [labels], replace(options, spectral_skip=False), pixels=pixels)
+
+
+def test_one_class_teaches_nothing(encoder):
+    sample, labels = make_scene()
+    with pytest.raises(ValueError, match="labels: expected training pixels of at least two classes, got only class 2"):
+        train_segmenter(encoder, [sample], [labels], FAST, pixels=np.flatnonzero(labels == 2))
+
+
+def test_another_run_without_steps_is_not_gone_on_with(encoder, tmp_path):
+    """Of a head that stays as it starts a checkpoint is left, too; a page of its folder can be made."""
+    from specfast.report import pages
+
+    sample, labels = make_scene()
+    options = SegmentationOptions(reach="far", augment=False, orientations=1)
+    model, _ = train_segmenter(encoder, [sample], [labels], options, out=tmp_path)
+    model.save_pretrained(tmp_path / "model")
+    assert "specaware" in pages.finetune(tmp_path).read_text(encoding="utf-8").lower()
+    train_segmenter(encoder, [sample], [labels], options, out=tmp_path)
+    with pytest.raises(ValueError, match=r"out: the run in .* was made with other inputs"):
+        train_segmenter(encoder, [sample], [labels % 3 + 1], options, out=tmp_path)
+
+
 def test_a_linear_head_starts_from_discriminants(encoder):
     """Before its first update it classifies as discriminant analysis of its inputs does; unseen classes never."""
     from specfast.evaluate.baselines import lda
@@ -100,6 +137,7 @@ def test_a_linear_head_starts_from_discriminants(encoder):
     views = SceneViews([sample], 256)
     with torch.no_grad():
         inputs = views.inputs(model, 0, 0, frozen=False)[0].flatten(1).T.numpy()
+    inputs = inputs[:, inputs[division.train].std(axis=0) > 0]  # there are more components than tokens differ in
     expected = lda().fit(inputs[division.train], labels.ravel()[division.train]).predict(inputs)
     assert (classes.ravel() == expected).mean() > 0.995
     two = np.where(labels == 5, 0, labels)
@@ -174,7 +212,9 @@ def test_reach_sets_what_is_not_said(encoder):
     assert near.for_split("a map of my own").settings == near.settings
     assert far.for_split("random") == far
     assert far.settings == {**SegmentationOptions(reach="far").settings, "components": 7}
-    assert "components" not in SegmentationOptions(head="upernet", reach="far").settings
+    assert SegmentationOptions(head="upernet").for_split("tile") == SegmentationOptions(head="upernet")
+    with pytest.raises(ValueError, match="reach: the head upernet looks as far as it does; expected None, got 'far'"):
+        SegmentationOptions(head="upernet", reach="far")
     with pytest.raises(ValueError, match="reach: expected near or far, or None; got 'wide'"):
         SegmentationOptions(reach="wide")
     assert (near.training.steps, far.training.steps, replace(far, fit=FIT).training.steps) == (100, 0, 40)
@@ -227,6 +267,7 @@ def test_table_holds_all_methods_on_the_same_pixels(table):
     for setting in table.settings_of_rows():
         rows = table.select(*setting)
         assert [row.kind for row in rows].count("fine-tuned") == 1
+        assert [row.method for row in rows].count("conv head on the spectrum alone") == 1
         assert {row.inputs for row in rows} >= {"fine-tuned", "fine-tuned random encoder", "features", "svm"}
         tested = {tuple(score.confusion.sum() for score in row.scores) for row in rows}
         assert len(tested) == 1  # as many test pixels for all

@@ -188,7 +188,7 @@ def test_another_run_in_the_folder_is_refused(model, scene, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"steps": -1}, "steps: expected at least 0, got -1"),
         ({"lr": -1.0}, "lr: expected a number of at least 0"),
         ({"lr": float("nan")}, "lr: expected a number"),
         ({"layer_decay": 0.0}, "layer_decay: expected above 0"),

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reach",
         choices=REACHES,
         help="where the map is to hold: near, in the fields that have labels; far, in other fields and scenes "
-        "(default: near; in the table near for random pixels, far for fields and tiles)",
+        "(default: near, also for --train-map; in the table far for fields and tiles)",
     )
     common.add_reporting(parser)
     parser.add_argument(

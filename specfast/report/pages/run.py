@@ -21,7 +21,7 @@ def exhibit_of_training(found: Found, title: str) -> Exhibit:
     file = folder / f"{found.stem}.json"
     scores = table.sections(content, file) if content else []
     settings = [scores.pop()] if scores and scores[-1].title == "Settings" else []
-    log = [training_section(read_log(folder / "log.csv"))] if (folder / "log.csv").is_file() else []
+    log = [training_section(read_log(folder / "log.csv"))] if _holds_steps(folder / "log.csv") else []
     maps = [_map_section(path, content) for path in rasters_in(folder)[:MOST_MAPS]]
     model = [] if content else [_model_section(folder / "model")]
     summary = table.summary(table.read_rows(content, file)) if content else {}
@@ -29,6 +29,11 @@ def exhibit_of_training(found: Found, title: str) -> Exhibit:
     return Exhibit(
         found.kind, heading, found.stem, [*scores, *log, *maps, *model, *settings], summary, table.verdict(content)
     )
+
+
+def _holds_steps(log: Path) -> bool:
+    """Tell whether a log is there and holds more than its columns' names: a head may be left as it starts."""
+    return log.is_file() and log.read_text(encoding="utf-8").count("\n") > 1
 
 
 def _model_section(folder: Path) -> Section:
