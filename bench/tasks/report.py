@@ -24,7 +24,7 @@ TITLES = {
     "indian-pines": "Indian Pines",
     "indian-pines-tr-te": "Indian Pines, TR/TE maps",
     "indian-pines-disjoint": 'Indian Pines, published "disjoint" map',
-    "enmap": "EnMAP Potsdam, by tile",
+    "enmap": "EnMAP Potsdam",
     "enmap-csv": "EnMAP Potsdam, csv split",
     "change": "Change, made-up second date of Indian Pines",
     "anomaly": "Anomalies, MUUFL sub-scene",
@@ -106,9 +106,11 @@ def asked(results: dict[str, dict]) -> str:
 
 
 def beside(rows: list[dict]) -> list[dict]:
-    """The segmenter, its :data:`CONTROLS`, and the baseline with the highest mean."""
+    """The segmenter, its :data:`CONTROLS`, and what has the highest mean without an encoder: a baseline, or the raw
+    spectrum with the probes' classifier."""
     named = {row["inputs"]: row for row in rows}
-    return [*(named[name] for name in ("fine-tuned", *CONTROLS)), best(rows, ("baseline",))]
+    plain = [row for row in rows if row["kind"] == "baseline" or row["inputs"] == "raw spectrum"]
+    return [*(named[name] for name in ("fine-tuned", *CONTROLS)), best(plain)]
 
 
 def _met(ours: float, baseline: float, wanted: float) -> str:
@@ -153,8 +155,8 @@ def _provenance(results: dict[str, dict], pretraining: dict) -> str:
         f"{pretraining['samples']:,.0f} crops of {' and '.join(pretraining['scenes'])}, without labels: its pixels "
         f"include those that are tested. Tables: torch {first['torch']}, commit {', '.join(commits)}, "
         f"{seconds / 60:.0f} minutes. Overall accuracy in percent, mean and standard deviation over five divisions "
-        "(seeds 0 to 4), or of five trainings where the division is given. The files in bench/results/tasks hold all other "
-        "scores and every seed."
+        "(seeds 0 to 4), or of five trainings where the division is given. The files in bench/results/tasks hold all "
+        "other scores and every seed."
     )
 
 
@@ -164,11 +166,11 @@ def words(results: dict[str, dict]) -> str:
     for name in SEGMENTATION:
         for found in results[name]["comparisons"] if name in results else ():
             if found["features"] == "fine-tuned":
-                count = f", {found['labels_per_class']}" if found["labels_per_class"] else ""
+                drawn = f", {found['split']}, {found['labels_per_class']}" if found["labels_per_class"] else ""
                 margin = "" if found["margin"] is None else f" ± {found['margin']:.1f}"
                 body.append(
                     [
-                        f"{TITLES[name]}, {found['split']}{count}",
+                        f"{TITLES[name]}{drawn}",
                         "pre-trained or random" if "random" in found["against"] else "tokens or none",
                         f"{found['difference']:+.1f}{margin}",
                         {"better": "gain", "worse": "loss"}.get(found["outcome"], "not clear"),

@@ -29,5 +29,5 @@ def test_python_of_the_page(tmp_path, monkeypatch):
     for block in ours:
         exec(compile(block, str(PAGE), "exec"), names)
     assert (names["classes"] == labels).mean() > 0.9
-    assert specfast.load_model("segmenter/model").config.options["spectral_sides"] == [3]
+    assert specfast.load_model("segmenter/model").config.options["spectral_sides"] == [1, 3]
     assert (tmp_path / "fitted" / "log.csv").is_file()
